@@ -1,0 +1,1 @@
+"""Polyturn: train, run, evaluate and diagnose language-model agents that act over many turns."""

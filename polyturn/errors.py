@@ -1,0 +1,55 @@
+"""Errors that say what came, what was expected and what to do. Each also is the builtin that it specialises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PolyturnError(Exception):
+    """The root: everything that Polyturn raises on purpose."""
+
+
+class BadInput(PolyturnError, ValueError):
+    """Something the user gave cannot be used."""
+
+
+class UnknownName(PolyturnError, LookupError):
+    """A name that does not exist, with the nearest one that does."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"no {what} named {name!r}; {hint}known: {', '.join(names) or 'none'}")
+
+
+class BudgetSpent(PolyturnError, RuntimeError):
+    """A seat has used up a limit; everything sampled so far is kept."""
+
+
+class EnvironmentFailed(PolyturnError, RuntimeError):
+    """An environment raised, hung or broke its protocol: the episode is an error, never a zero."""
+
+
+class PolicyFailed(PolyturnError, RuntimeError):
+    """A policy could not answer: an endpoint that is down, a model that gave numbers that are not finite."""
+
+
+class DeadlinePassed(PolyturnError, TimeoutError):
+    """A wait took longer than it may; the message says who waited for whom."""
+
+
+class NotTrainable(PolyturnError, ValueError):
+    """Tokens that cannot be proved to be sampled by the policy that is to learn from them."""
+
+
+class NotFinite(PolyturnError, ArithmeticError):
+    """A reward, loss, gradient or weight came out as NaN or infinite."""
+
+
+class MissingPackage(PolyturnError, ImportError):
+    """An optional package is not installed; the message names the command that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'polyturn[{extra}]'")

@@ -1,0 +1,292 @@
+"""What a user may bring: behaviour as Protocols of one to four methods. Nobody has to inherit.
+
+An :class:`Env` asks, an :class:`Agent` answers through its :class:`polyturn.desk.Desk`, a :class:`Context` chooses
+what the policy sees, a :class:`Policy` samples. A :class:`Suite` owns tasks and what episodes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from polyturn.types import (
+    EMPTY, Call, Episode, Event, Finding, FloatArray, Finish, Group, IntArray, Limits, Message, PolicyInfo, Sampling,
+    Score, Seat, Span, SpanId, Stop, Task, Tool, Turn, Usage,
+)
+
+if TYPE_CHECKING:
+    from polyturn.desk import Desk
+
+# ---------------------------------------------------------------- environments
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """An environment's request that a seat act: ``Ask("agent", (user("Guess 1 to 16."),))``."""
+
+    seat: Seat
+    messages: tuple[Message, ...] = ()
+    """New since this seat's last ask."""
+    fresh: bool = False
+    """True: ``messages`` replace all that the seat saw before."""
+    hide: tuple[str, ...] = ()
+    """Ids of earlier messages that the seat no longer sees."""
+    tools: tuple[Tool, ...] = ()
+    legal: tuple[str, ...] | None = None
+    """The replies that the rules allow, as text; None = not enumerable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an environment answers. No asks and a ``stop`` = over.
+
+    ``Step(asks=(Ask("agent", (user("too low"),)),), rewards={"agent": {"progress": 0.1}})``
+    """
+
+    asks: tuple[Ask, ...] = ()
+    rewards: Mapping[Seat, Mapping[str, float]] = EMPTY
+    """Seat -> channel -> value, for what just happened; also for seats that wrote nothing."""
+    events: tuple[Event, ...] = ()
+    """``at`` is filled in by the match; an illegal move is an event of kind ``invalid`` with its seat."""
+    stop: Stop | None = None
+
+
+@runtime_checkable
+class Env(Protocol):
+    """One play of one task; single use. May also have ``async save() -> bytes`` for ``start(state)``; without it a
+    copy is made by replay of the replies."""
+
+    async def start(self, state: bytes | None = None) -> Step: ...
+    async def step(self, replies: Mapping[Seat, Message]) -> Step: ...
+    async def final(self) -> Mapping[str, Any]: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What an environment promises before it is made."""
+
+    name: str
+    seats: tuple[Seat, ...] = ("agent",)
+    limits: Limits = Limits()
+    invalid: str = "none: every reply is legal"
+    """The rule for an illegal reply, in a phrase."""
+    licence: str = ""
+    package: str = ""
+    deterministic: bool = True
+    """The same task, seed and replies give the same steps."""
+    worker: Literal["none", "thread", "process"] = "none"
+    """Where plain synchronous environments run. ``none``: its methods are async and never block."""
+    step_timeout_s: float = 60.0
+    """Deadline of one start, step, final or close."""
+
+
+@runtime_checkable
+class Suite(Protocol):
+    """Tasks of one kind and what their episodes share (a JVM, a browser, data).
+
+    Optional members: ``verifier`` (a :class:`Verifier`), ``default_cast(task) -> Mapping[Seat, Agent maker]`` for seats
+    that are no learners (opponents, simulated users), ``oracle(task)`` and ``null(task)`` (each gives an
+    :data:`Answer`), ``report(groups) -> Mapping[str, float]``.
+    """
+
+    spec: Spec
+
+    def tasks(self, split: str) -> Iterable[Task]:
+        """The tasks of ``"train"`` (may be endless) or ``"test"`` (finite, held out)."""
+        ...
+
+    async def make(self, task: Task, seed: int) -> Env: ...
+    async def close(self) -> None: ...
+
+
+Answer: TypeAlias = Callable[[Ask], Message]
+"""A scripted player: the ask in, the reply out. It may keep state; make one per episode and seat."""
+
+# ---------------------------------------------------------------- policies
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of prompt ids. ``span`` names the sampled span it was spliced from, None = rendered from text."""
+
+    ids: IntArray
+    span: SpanId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a policy answered, with exactly what the model was fed."""
+
+    message: Message
+    prompt: tuple[Piece, ...] = ()
+    """Empty = unknown (an endpoint that gives no ids, a person): then nothing can be trained on it."""
+    ids: IntArray | None = None
+    logprobs: FloatArray | None = None
+    support: tuple[tuple[int, ...], ...] | None = None
+    sampled: bool = True
+    """False for a scripted reply that was only spelled in tokens: a demonstration."""
+    finish: Finish = "stop"
+    version: int = 0
+    usage: Usage = Usage()
+
+
+Written: TypeAlias = Callable[[Message], tuple[Piece, ...] | None]
+"""The ids a message was sampled as, in pieces, or None for a message that must be rendered from its text."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Something that continues a conversation. It never sees tasks or rewards."""
+
+    name: str
+    limit: int
+    """The longest prompt and reply together, in tokens."""
+
+    def info(self) -> PolicyInfo: ...
+    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        """Tokens of the prompt that these messages make."""
+        ...
+
+    async def sample(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), sampling: Sampling = Sampling(),
+        written: Written = lambda message: None,
+    ) -> Completion:
+        """One reply. A last message of role ``assistant`` is continued."""
+        ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """Probabilities of bare token paths that were never played."""
+
+    async def logprobs(self, paths: Sequence[IntArray]) -> Sequence[FloatArray]:
+        """Per path, log p(id_t | ids before t) for t >= 1; the first entry is NaN."""
+        ...
+
+    async def distributions(self, path: IntArray) -> FloatArray:
+        """Log-probabilities [T, V] of the next id after each position of one path."""
+        ...
+
+
+# ---------------------------------------------------------------- agents
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Plays one seat of one episode; made fresh for each."""
+
+    async def act(self, ask: Ask, desk: Desk) -> Message: ...
+
+
+AgentMaker: TypeAlias = Callable[[], Agent]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a context shows the policy. ``added`` = new messages (a summary) that enter the agent's log; they stand in
+    ``messages`` too where they are to be seen."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    added: tuple[Message, ...] = ()
+
+
+@runtime_checkable
+class Context(Protocol):
+    """From an agent's log to a view: a pure function of the log, or calls that are turns."""
+
+    async def view(self, history: Sequence[Message], desk: Desk) -> View: ...
+
+
+@runtime_checkable
+class Toolbox(Protocol):
+    """Agent-side tools; calls by other names go to the environment."""
+
+    def tools(self) -> tuple[Tool, ...]: ...
+    async def call(self, call: Call) -> Message: ...
+
+
+# ---------------------------------------------------------------- running and learning
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Who sits in a seat: ``make()`` builds a fresh agent, ``policy`` names its model."""
+
+    make: AgentMaker
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An order for a group: play ``task`` of ``suite`` ``rollouts`` times with the same world ``seed``."""
+
+    suite: Suite
+    task: Task
+    cast: Mapping[Seat, Player]
+    seed: int = 0
+    rollouts: int = 1
+    limits: Limits = Limits()
+    """Per seat; the tightest of these, the task's and the spec's counts."""
+    train: frozenset[Seat] = frozenset()
+    """The seats that learn; empty = a probe."""
+    start: bytes | None = None
+    """A saved state to start from."""
+    iteration: int = 0
+
+
+Scores: TypeAlias = Mapping[str, Mapping[Seat, Score]]
+"""Episode id -> seat -> score, as one verifier gives them."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Scores groups from their log and final state only (live checks belong into ``Env.final``)."""
+
+    name: str
+
+    async def __call__(self, groups: Sequence[Group]) -> Scores: ...
+
+
+@runtime_checkable
+class Curriculum(Protocol):
+    """Decides what is played."""
+
+    def propose(self, iteration: int) -> Sequence[Match]: ...
+    def observe(self, groups: Sequence[Group]) -> None: ...
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Append-only record of a run; all that the dashboard and the audit read."""
+
+    def turn(self, episode_id: str, turn: Turn, messages: Mapping[int, Message], spans: Mapping[int, Span]) -> None:
+        """A turn as soon as it is sampled, with the messages and spans that are new to its trajectory, by index."""
+        ...
+
+    def episode(self, episode: Episode) -> None: ...
+    def scores(self, verifier: str, scores: Scores) -> None: ...
+    def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def metrics(self, iteration: int, values: Mapping[str, float]) -> None: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything with memory. The state is JSON values and arrays; a checkpoint is a mapping of such states."""
+
+    def state(self) -> Mapping[str, Any]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Vectors for retrieval, one row per item."""
+
+    async def encode(self, parts: Sequence[str]) -> FloatArray: ...
+
+
+Filter: TypeAlias = Callable[[Sequence[Group]], Sequence[Group]]
+Gate: TypeAlias = Callable[[Sequence[Task | Episode]], Awaitable[Sequence[Finding]]]
+Diagnosis: TypeAlias = Callable[[Sequence[Episode]], Awaitable[Sequence[Finding]]]
