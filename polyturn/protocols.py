@@ -7,7 +7,7 @@ what the policy sees, a :class:`Policy` samples. A :class:`Suite` owns tasks and
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from polyturn.types import (
@@ -45,7 +45,7 @@ class Step:
     """
 
     asks: tuple[Ask, ...] = ()
-    rewards: Mapping[Seat, Mapping[str, float]] = EMPTY
+    rewards: Mapping[Seat, Mapping[str, float]] = field(default_factory=dict)
     """Seat -> channel -> value, for what just happened; also for seats that wrote nothing."""
     events: tuple[Event, ...] = ()
     """``at`` is filled in by the match; an illegal move is an event of kind ``invalid`` with its seat."""

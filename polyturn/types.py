@@ -249,7 +249,7 @@ class Turn:
     usage: Usage = Usage()
     started: float = 0.0
     ended: float = 0.0
-    rewards: Mapping[str, float] = EMPTY
+    rewards: Mapping[str, float] = field(default_factory=dict)
     """Per channel, this turn's share: what its seat was paid from this turn until the seat's next one."""
     dropped: str = ""
     """Why a context took the turn back; its tokens then weigh zero. Empty = kept."""
@@ -285,7 +285,7 @@ class Event:
     at: int
     kind: str
     seat: Seat | None = None
-    content: Mapping[str, Any] = EMPTY
+    content: Mapping[str, Any] = field(default_factory=dict)
     to: tuple[Seat, ...] | None = None
     branch: str = ""
 
@@ -296,7 +296,7 @@ class Finding:
     message."""
 
     name: str
-    target: Mapping[str, Any] = EMPTY
+    target: Mapping[str, Any] = field(default_factory=dict)
     value: float | str | bool | None = None
     reason: str = ""
     source: str = ""
@@ -310,8 +310,8 @@ class Score:
     value: float | None
     """None = abstained, which is never zero."""
     success: bool | None = None
-    parts: Mapping[str, float] = EMPTY
-    turns: Mapping[int, Mapping[str, float]] = EMPTY
+    parts: Mapping[str, float] = field(default_factory=dict)
+    turns: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """``Turn.at`` -> channel -> value, for credit by turn."""
     findings: tuple[Finding, ...] = ()
 
@@ -326,7 +326,7 @@ class PolicyInfo:
     weights_sha256: str = ""
     tokenizer_sha256: str = ""
     template_sha256: str = ""
-    sampling: Mapping[str, Any] = EMPTY
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     library: str = ""
 
 
@@ -348,7 +348,7 @@ class Episode:
     iteration: int = 0
     train: frozenset[Seat] = frozenset()
     """The seats that learn; sub-seats go with their root."""
-    cast: Mapping[Seat, PolicyInfo] = EMPTY
+    cast: Mapping[Seat, PolicyInfo] = field(default_factory=dict)
     trajectories: tuple[Trajectory, ...] = ()
     events: tuple[Event, ...] = ()
     final: Mapping[str, Any] | None = None
@@ -356,7 +356,7 @@ class Episode:
     final_sha256: str = ""
     stop: Stop = Stop("done")
     error: str | None = None
-    scores: Mapping[str, Mapping[Seat, Score]] = EMPTY
+    scores: Mapping[str, Mapping[Seat, Score]] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
 
