@@ -11,8 +11,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from polyturn.types import (
-    EMPTY, Call, Episode, Event, Finding, FloatArray, Finish, Group, IntArray, Limits, Message, PolicyInfo, Sampling,
-    Score, Seat, Span, SpanId, Stop, Task, Tool, Turn, Usage,
+    Call,
+    Episode,
+    Event,
+    Finding,
+    Finish,
+    FloatArray,
+    Group,
+    IntArray,
+    Limits,
+    Message,
+    PolicyInfo,
+    Sampling,
+    Score,
+    Seat,
+    Span,
+    SpanId,
+    Stop,
+    Task,
+    Tool,
+    Turn,
+    Usage,
 )
 
 if TYPE_CHECKING:

@@ -52,7 +52,8 @@ class SkipGuard:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for name in self.forbidden():
-            terminalreporter.write_line(f"SKIPPED WITHOUT LEAVE {name}: mend it or allow it in tests/skips.txt", red=True)
+            text = f"SKIPPED WITHOUT LEAVE {name}: mend it or allow it in tests/skips.txt"
+            terminalreporter.write_line(text, red=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

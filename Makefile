@@ -1,0 +1,56 @@
+# Two commands do everything: `make demo` trains and shows the quickstart, `make test` passes the quick tests.
+# Both set up .venv here. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
+# TORCH_FLAGS hands options to the installation of torch, e.g. the address of its CPU builds (see README).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_FLAGS ?=
+ARGS ?=
+BIN := .venv/bin
+# Test processes: one torch thread in each, as many processes as there are cores.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL ?= -n auto
+
+.PHONY: demo test test-model long lint check-cpu check-wheel clean
+
+demo: .venv/.core
+	$(BIN)/polyturn run quickstart $(ARGS)
+
+test: .venv/.dev lint
+	$(TEST) $(PARALLEL) -q $(ARGS)
+
+test-model: .venv/.dev
+	$(TEST) -q -m model --timeout 600 $(ARGS)
+
+long: .venv/.dev
+	$(TEST) -q -m long --timeout 14400 $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Red if torch came with CUDA companions: half a gigabyte and more that a machine without a GPU cannot use.
+check-cpu: .venv/.core
+	@found=$$($(BIN)/python -m pip list --format=freeze | grep -i -E '^(nvidia-|triton)' || true); \
+	if [ -n "$$found" ]; then echo "torch came with CUDA companions:"; echo "$$found"; \
+	echo "install its CPU build: make clean, then TORCH_FLAGS as the README says"; exit 1; fi
+
+# The wheel in a fresh environment, outside the checkout.
+check-wheel: .venv/.dev
+	$(TEST) -q -m long tests/wheel_test.py --timeout 3600
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: set PYTHON to one of 3.11 to 3.13")'
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q $(TORCH_FLAGS) "$(TORCH)"
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist
