@@ -1,0 +1,1 @@
+"""Agents: who answers an ask, by one call or by ten."""

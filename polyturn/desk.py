@@ -1,0 +1,286 @@
+"""The desk: the only way to a model. Every call is a recorded turn, from the moment it is sampled.
+
+A :class:`Log` collects one episode; each seat talks to its policies through a :class:`Desk` on that log. A budget, a
+deadline or a crash inside an agent therefore loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, UnknownName
+from polyturn.ledger import Ledger
+from polyturn.protocols import Completion, Env, Policy, Recorder, Step
+from polyturn.seeds import derive
+from polyturn.types import (
+    EMPTY,
+    Event,
+    Limits,
+    Message,
+    Sampling,
+    Seat,
+    Stop,
+    Tool,
+    Trajectory,
+    Turn,
+)
+
+Clock = Callable[[], float]
+Forker = Callable[[Seat, Env | None], Awaitable[tuple[Env, Step]]]
+
+
+class Budget:
+    """What a root seat and its sub-seats may still use together."""
+
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._since = clock()
+        self._used = {f.name: 0 for f in fields(Limits)}
+
+    @property
+    def left(self) -> Limits:
+        """What is left of every limit; None = unlimited."""
+        used: Mapping[str, float] = {**self._used, "seconds": self._clock() - self._since}
+        given = asdict(self.limits)
+        return Limits(**{name: None if most is None else max(most - used[name], 0) for name, most in given.items()})
+
+    def check(self, *names: str) -> None:
+        """Raises BudgetSpent if one of the named limits (or the time) is used up."""
+        left = self.left
+        for name in (*names, "seconds"):
+            if getattr(left, name) == 0:
+                raise BudgetSpent(f"{name}: {getattr(self.limits, name)} spent")
+
+    def charge(self, **amounts: int) -> None:
+        """Counts what was used."""
+        for name, amount in amounts.items():
+            self._used[name] += amount
+
+
+@dataclass
+class _Grown:
+    """A trajectory while it grows."""
+
+    ledger: Ledger
+    parent: tuple[Seat, str] | None
+    messages: list[Message] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    calls: int = 0
+    stop: Stop | None = None
+    place: dict[str, int] = field(default_factory=dict)
+    """Message id -> index."""
+
+    def index(self, message: Message) -> int:
+        """The place of a message in the log of this trajectory, added if it is new."""
+        known = self.place.get(message.id) if message.id else None
+        if known is not None and self.messages[known] == message:
+            return known
+        if not message.id or known is not None:
+            for index, old in enumerate(self.messages):
+                if replace(old, id=message.id) == message:
+                    return index
+            message = replace(message, id=f"{self.ledger.seat}:{self.ledger.policy}:{len(self.messages)}")
+        self.place[message.id] = len(self.messages)
+        self.messages.append(message)
+        return len(self.messages) - 1
+
+
+class Log:
+    """One episode while it is played: trajectories, events, and the order of both."""
+
+    def __init__(
+        self, episode_id: str, policies: Mapping[str, Policy], *, seed: int = 0, trial: int = 0,
+        recorder: Recorder | None = None, call_timeout_s: float = 600.0, clock: Clock = time.time,
+    ) -> None:
+        self.episode_id = episode_id
+        self.policies = policies
+        self.seed, self.trial = seed, trial
+        self.recorder = recorder
+        self.call_timeout_s = call_timeout_s
+        self.clock = clock
+        self.events: list[Event] = []
+        self.step = 0
+        self.forker: Forker | None = None
+        self._at = 0
+        self._grown: dict[tuple[Seat, str], _Grown] = {}
+
+    def next_at(self) -> int:
+        """The next place in the episode's order."""
+        self._at += 1
+        return self._at - 1
+
+    def event(self, event: Event) -> None:
+        """Adds an event at the next place in the order."""
+        self.events.append(replace(event, at=self.next_at()))
+
+    def policy(self, name: str) -> Policy:
+        """A policy by name. Raises: UnknownName."""
+        if name not in self.policies:
+            raise UnknownName("policy", name, self.policies)
+        return self.policies[name]
+
+    def grown(self, seat: Seat, policy: str, parent: tuple[Seat, str] | None) -> _Grown:
+        """The growing trajectory of a seat and policy, begun at its first call."""
+        key = (seat, policy)
+        if key not in self._grown:
+            self._grown[key] = _Grown(Ledger(seat, policy), parent)
+        return self._grown[key]
+
+    def trajectories(self, stop: Stop | None = None) -> tuple[Trajectory, ...]:
+        """All trajectories so far, with the rewards of each seat laid on its turns."""
+        paid = self._paid()
+        return tuple(
+            Trajectory(
+                seat, policy, grown.parent, tuple(grown.messages),
+                tuple(replace(turn, rewards=paid.get(turn.at, EMPTY)) for turn in grown.turns),
+                tuple(grown.ledger.spans), grown.stop or stop,
+            )
+            for (seat, policy), grown in self._grown.items()
+        )
+
+    def _paid(self) -> dict[int, dict[str, float]]:
+        """``Turn.at`` -> channel -> sum: a reward belongs to its seat's last turn before it in real play."""
+        ats: dict[Seat, list[int]] = {}
+        for (seat, _), grown in self._grown.items():
+            ats.setdefault(seat, []).extend(turn.at for turn in grown.turns if not turn.branch)
+        paid: dict[int, dict[str, float]] = {}
+        for event in self.events:
+            before = [at for at in ats.get(event.seat or "", ()) if at < event.at]
+            if event.kind == "reward" and not event.branch and before:
+                channels = paid.setdefault(max(before), {})
+                name = str(event.content["channel"])
+                channels[name] = channels.get(name, 0.0) + float(event.content["value"])
+        return paid
+
+
+class Desk:
+    """What an agent holds: its seat's way to policies, budget, sub-seats and copies of the environment."""
+
+    def __init__(
+        self, log: Log, seat: Seat, policy: str, budget: Budget | None = None,
+        parent: tuple[Seat, str] | None = None,
+    ) -> None:
+        self.log = log
+        self.seat = seat
+        self.policy = policy
+        self.budget = budget if budget is not None else Budget(Limits())
+        self.parent = parent
+
+    @property
+    def left(self) -> Limits:
+        """What the seat may still use."""
+        return self.budget.left
+
+    @property
+    def limit(self) -> int:
+        """The longest prompt and reply together of the seat's policy, in tokens."""
+        return self.log.policy(self.policy).limit
+
+    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        """The prompt tokens that these messages would make."""
+        return self.log.policy(self.policy).count(messages, tools)
+
+    def message(self, turn: Turn) -> Message:
+        """The reply of a turn."""
+        return self.log.grown(turn.seat, turn.policy, self.parent).messages[turn.reply]
+
+    async def say(
+        self, messages: Sequence[Message], *, purpose: str = "act", policy: str | None = None,
+        tools: Sequence[Tool] = (), sampling: Sampling = Sampling(), branch: str = "",
+    ) -> Turn:
+        """The turn that the policy's reply to ``messages`` made; it is in the log when this returns.
+
+        The budget shortens the reply; ``branch`` names the copy that a search calls for. Raises: BudgetSpent (a call,
+        token or second more than is left), DeadlinePassed (the policy did not answer), and what the policy raises.
+        """
+        if not messages:
+            raise BadInput(f"seat {self.seat!r} said nothing to its policy: messages is empty")
+        self.budget.check("model_calls", "tokens")
+        name = policy or self.policy
+        model = self.log.policy(name)
+        grown = self.log.grown(self.seat, name, self.parent)
+        left = self.budget.left.tokens
+        short = left is not None and left < sampling.max_tokens
+        seed = derive(self.log.seed, self.log.trial, self.seat, name, grown.calls)
+        sampling = replace(
+            sampling, max_tokens=left if short and left else sampling.max_tokens,
+            seed=seed if sampling.seed is None else sampling.seed,
+        )
+        at, started, step = self.log.next_at(), self.log.clock(), self.log.step
+        grown.calls += 1
+        self.budget.charge(model_calls=1)
+        completion = await self._sampled(model, messages, tools, sampling, grown)
+        if short and completion.finish == "length":
+            completion = replace(completion, finish="budget")
+        turn = Turn(
+            at, self.seat, name, (), -1, (), completion.finish, purpose, branch, step, sampling, completion.usage,
+            started, self.log.clock(),
+        )
+        return self._record(turn, grown, messages, completion)
+
+    async def _sampled(
+        self, model: Policy, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, grown: _Grown
+    ) -> Completion:
+        seconds = self.budget.left.seconds
+        wait = self.log.call_timeout_s if seconds is None else min(seconds, self.log.call_timeout_s)
+        call = model.sample(messages, tools=tools, sampling=sampling, written=grown.ledger.written)
+        try:
+            async with asyncio.timeout(wait) as deadline:
+                return await call
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            if seconds is not None and wait == seconds:
+                raise BudgetSpent(f"seconds: {self.budget.limits.seconds} spent") from error
+            raise DeadlinePassed(f"seat {self.seat!r} waited {wait:.0f} s for policy {model.name!r}") from error
+
+    def _record(self, turn: Turn, grown: _Grown, messages: Sequence[Message], completion: Completion) -> Turn:
+        """Writes a sampled turn into ledger, log and record, in one go without a wait."""
+        first_message, first_span = len(grown.messages), len(grown.ledger.spans)
+        prompt = tuple(grown.index(message) for message in messages)
+        spans = grown.ledger.write(grown.ledger.place(completion.prompt), completion)
+        owned = tuple((self.seat, turn.policy, index) for index in spans)
+        name = f"{self.seat}:{turn.policy}@{turn.at}"
+        reply = replace(completion.message, role="assistant", origin="policy", spans=owned, id=name)
+        turn = replace(turn, prompt=prompt, reply=grown.index(reply), spans=spans)
+        grown.turns.append(turn)
+        sampled = completion.usage.completion_tokens or (0 if completion.ids is None else len(completion.ids))
+        self.budget.charge(tokens=sampled)
+        if self.log.recorder is not None:
+            self.log.recorder.turn(
+                self.log.episode_id, turn,
+                dict(enumerate(grown.messages[first_message:], first_message)),
+                dict(enumerate(grown.ledger.spans[first_span:], first_span)),
+            )
+        return turn
+
+    def drop(self, turn: Turn, reason: str) -> None:
+        """Takes a turn back: it stays in the log with weight zero and this reason."""
+        turns = self.log.grown(turn.seat, turn.policy, self.parent).turns
+        place = next(i for i, old in enumerate(turns) if old.at == turn.at)
+        turns[place] = replace(turns[place], dropped=reason)
+
+    def sub(self, name: str, policy: str | None = None) -> Desk:
+        """The desk of a sub-seat: a trajectory of its own, the same budget."""
+        if not name or "/" in name:
+            raise BadInput(f"a sub-seat is named {name!r}; expected a name without '/'")
+        return Desk(self.log, f"{self.seat}/{name}", policy or self.policy, self.budget, (self.seat, self.policy))
+
+    def event(self, kind: str, **content: Any) -> None:
+        """Logs something that this seat did or saw beside its turns."""
+        self.log.event(Event(0, kind, self.seat, content))
+
+    async def fork(self, of: Env | None = None) -> tuple[Env, Step]:
+        """A charged copy of the environment (or of a copy) with the step it stands at, for search.
+
+        The copy has a ``name``: pass it as ``branch`` to :meth:`say`. Raises: BadInput for a desk without an
+        environment; BudgetSpent when the steps of the copy are more than the seat has left.
+        """
+        if self.log.forker is None:
+            raise BadInput(f"seat {self.seat!r} has no environment to fork: this desk answers a stored observation")
+        return await self.log.forker(self.seat, of)

@@ -1,0 +1,1 @@
+"""Learning: learner, loop, curriculum, checkpoints."""

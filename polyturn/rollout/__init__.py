@@ -1,0 +1,1 @@
+"""Running matches: one, many, served."""

@@ -1,0 +1,170 @@
+"""One match, one episode: the environment asks, agents answer through their desks, the log keeps everything.
+
+Whatever ends an episode (its rules, a horizon, a budget, a crash) ends it as data: the turns sampled so far stand, and
+an error is never a score.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polyturn.desk import Budget, Desk, Log
+from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
+from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
+from polyturn.rollout.worker import adopt
+from polyturn.rollout.world import Rules, World, fork, over
+from polyturn.types import Episode, Message, PolicyInfo, Seat, Stop, root_of
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an episode stands in a run."""
+
+    id: str
+    group: str = ""
+    trial: int = 0
+    iteration: int = 0
+
+
+async def play_episode(
+    match: Match, policies: Mapping[str, Policy], place: Place, *, recorder: Recorder | None = None,
+    call_timeout_s: float = 600.0,
+) -> Episode:
+    """The episode that one play of ``match`` made. It never raises for what goes wrong inside the episode: that is
+    its ``stop`` (kind ``error``) and ``error``. Raises: BadInput for a match that cannot be played at all.
+    """
+    log = Log(
+        place.id, policies, seed=match.seed, trial=place.trial, recorder=recorder, call_timeout_s=call_timeout_s
+    )
+    cast = _cast(match)
+    limits = match.limits.tightest(match.task.limits).tightest(match.suite.spec.limits)
+    table = _Table(match, log, cast, {seat: Budget(limits) for seat in cast})
+    started = log.clock()
+    await table.play()
+    episode = Episode(
+        place.id, match.task, match.seed, place.group, place.trial, iteration=match.iteration or place.iteration,
+        train=match.train, cast={seat: _info(policies, player) for seat, player in cast.items()},
+        trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
+        final_sha256="" if table.final is None else _sha256(table.final), stop=table.stop, error=table.error,
+        started=started, ended=log.clock(),
+    )
+    if recorder is not None:
+        recorder.episode(episode)
+    return episode
+
+
+def _cast(match: Match) -> dict[Seat, Player]:
+    """Every seat's player: the match's own over the suite's default. Raises: BadInput for a seat without one."""
+    default = getattr(match.suite, "default_cast", None)
+    cast = {**(default(match.task) if default else {}), **match.cast}
+    missing = [seat for seat in match.suite.spec.seats if seat not in cast]
+    strange = [seat for seat in (*match.cast, *match.train) if seat not in match.suite.spec.seats]
+    if missing or strange:
+        seats = list(match.suite.spec.seats)
+        raise BadInput(f"{match.suite.spec.name} has seats {seats}; nobody sits in {missing}, unknown: {strange}")
+    return {seat: cast[seat] for seat in match.suite.spec.seats}
+
+
+def _info(policies: Mapping[str, Policy], player: Player) -> PolicyInfo:
+    return policies[player.policy].info() if player.policy in policies else PolicyInfo(player.policy)
+
+
+def _sha256(final: Mapping[str, Any]) -> str:
+    text = json.dumps(final, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Table:
+    """One episode in play."""
+
+    def __init__(self, match: Match, log: Log, cast: Mapping[Seat, Player], budgets: Mapping[Seat, Budget]) -> None:
+        self.match, self.log, self.cast = match, log, cast
+        self.budgets = budgets
+        self.stop = Stop("done")
+        self.error: str | None = None
+        self.final: Mapping[str, Any] | None = None
+        self.world: World | None = None
+        self.desks = {seat: Desk(log, seat, player.policy, budgets[seat]) for seat, player in cast.items()}
+        self.agents: dict[Seat, Agent] = {}
+
+    async def play(self) -> None:
+        """Plays to the end, reads the final state, closes everything."""
+        try:
+            self.agents = {seat: player.make() for seat, player in self.cast.items()}
+            rules = Rules(self.match.suite.spec, self._make, self.log, self.budgets, self.match.start)
+            self.world = World(rules, await self._make())
+            self.log.forker = self._fork
+            step = await self.world.start(self.match.start)
+            self.world.log_start(step)
+            await self._turns(step)
+        except Exception as error:
+            self._failed(error)
+        finally:
+            await self._close()
+
+    async def _turns(self, step: Step) -> None:
+        assert self.world is not None
+        while (stop := over(step)) is None:
+            stop = self._horizon(step)
+            if stop is None:
+                replies, stop = await self._answers(step.asks)
+            if stop is not None:
+                break
+            step = await self.world.step(replies)
+        self.stop = stop or Stop("done")
+        self.final = await self.world.final()
+        _sha256(self.final)
+
+    def _horizon(self, step: Step) -> Stop | None:
+        for ask in step.asks:
+            limits = self.budgets[root_of(ask.seat)].limits
+            if limits.env_steps is not None and self.budgets[root_of(ask.seat)].left.env_steps == 0:
+                return Stop("truncated", f"env_steps: {limits.env_steps} spent", ask.seat)
+        return None
+
+    async def _answers(self, asks: tuple[Ask, ...]) -> tuple[dict[Seat, Message], Stop | None]:
+        """All replies of one step. Every seat finishes, also when another one fails or runs out."""
+        acts = [self.agents[ask.seat].act(ask, self.desks[ask.seat]) for ask in asks]
+        results = await asyncio.gather(*acts, return_exceptions=True)
+        replies: dict[Seat, Message] = {}
+        spent: Stop | None = None
+        for ask, result in zip(asks, results, strict=True):
+            if isinstance(result, BudgetSpent):
+                spent = Stop("budget", str(result), ask.seat)
+            elif isinstance(result, BaseException):
+                raise result
+            elif not isinstance(result, Message):
+                raise BadInput(f"the agent of seat {ask.seat!r} gave {type(result).__name__}; expected a Message")
+            else:
+                replies[ask.seat] = result
+        return replies, spent
+
+    async def _make(self) -> Env:
+        spec = self.match.suite.spec
+        async with asyncio.timeout(spec.step_timeout_s):
+            return adopt(await self.match.suite.make(self.match.task, self.match.seed), spec)
+
+    async def _fork(self, seat: Seat, of: Env | None) -> tuple[Env, Step]:
+        if of is not None and not isinstance(of, World):
+            raise BadInput(f"fork(of={type(of).__name__}): expected a copy that fork() gave")
+        assert self.world is not None
+        return await fork(of or self.world, seat)
+
+    def _failed(self, error: Exception) -> None:
+        kind = "environment" if isinstance(error, EnvironmentFailed) else type(error).__name__
+        self.stop = Stop("error", f"{kind}: {error}"[:2000])
+        self.error = "".join(traceback.format_exception(error))
+
+    async def _close(self) -> None:
+        closers = [close() for agent in self.agents.values() if (close := getattr(agent, "close", None)) is not None]
+        if self.world is not None:
+            closers.append(self.world.close())
+        for result in await asyncio.gather(*closers, return_exceptions=True):
+            if isinstance(result, Exception) and self.stop.kind != "error":
+                self._failed(result)

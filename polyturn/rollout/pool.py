@@ -1,0 +1,84 @@
+"""Many matches at once: groups in the order they were proposed, whatever the order they finish in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from polyturn.protocols import Match, Policy, Recorder
+from polyturn.rollout.episode import Place, play_episode
+from polyturn.types import Episode, Group
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many episodes run together, and what happens to those that break.
+
+    ``retries`` counts how often an episode that ended in an error is played again (same seeds); the last attempt
+    stands, errors included. Nothing is dropped here: a filter decides.
+    """
+
+    concurrency: int = 64
+    retries: int = 0
+    call_timeout_s: float = 600.0
+
+
+async def play(
+    matches: Sequence[Match], policies: Mapping[str, Policy], *, label: str = "play", recorder: Recorder | None = None,
+    pool: Pool = Pool(), finished: Callable[[Episode], None] | None = None,
+) -> list[Group]:
+    """One group for each match, in order. ``label`` begins the ids of groups and episodes and must be unique in a run.
+
+    ``finished`` is called with each episode as it ends (for progress). Raises what is wrong with a match or with the
+    program itself, after the other episodes were stopped; errors inside an episode are data on it.
+    """
+    gate = asyncio.Semaphore(pool.concurrency)
+
+    async def one(index: int, trial: int) -> Episode:
+        match, group = matches[index], f"{label}.{index}"
+        async with gate:
+            for attempt in range(pool.retries + 1):
+                name = f"{group}.{trial}" + (f"r{attempt}" if attempt else "")
+                episode = await play_episode(
+                    match, policies, Place(name, group, trial, match.iteration), recorder=recorder,
+                    call_timeout_s=pool.call_timeout_s,
+                )
+                if episode.stop.kind != "error":
+                    break
+        if finished is not None:
+            finished(episode)
+        return episode
+
+    tasks: dict[tuple[int, int], asyncio.Task[Episode]] = {}
+    async with asyncio.TaskGroup() as running:
+        for index, match in enumerate(matches):
+            for trial in range(match.rollouts):
+                tasks[index, trial] = running.create_task(one(index, trial))
+    return [
+        tuple(tasks[index, trial].result() for trial in range(match.rollouts)) for index, match in enumerate(matches)
+    ]
+
+
+def without_errors(groups: Sequence[Group]) -> list[Group]:
+    """The groups without episodes that ended in an error; a group with none left is gone."""
+    kept = [tuple(episode for episode in group if episode.stop.kind != "error") for group in groups]
+    return [group for group in kept if group]
+
+
+def alive(groups: Sequence[Group], verifier: str = "score") -> list[Group]:
+    """The groups whose rollouts did not all score the same: in the others a group baseline leaves nothing to learn."""
+    found = []
+    for group in groups:
+        values = {
+            (seat, score.value) for episode in group for seat, score in episode.scores.get(verifier, {}).items()
+            if seat in episode.train
+        }
+        if len(values) > len({seat for seat, _ in values}):
+            found.append(group)
+    return found
+
+
+def with_iteration(matches: Sequence[Match], iteration: int) -> list[Match]:
+    """The matches, marked as belonging to an iteration."""
+    return [replace(match, iteration=iteration) for match in matches]
