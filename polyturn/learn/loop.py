@@ -1,0 +1,194 @@
+"""The loop: propose, play, verify, observe, filter, lay out, measure, credit, update, publish, record.
+
+There is no trainer. :func:`iterate` is one iteration; :func:`train` repeats it with checkpoints. Other loops (a critic,
+preference rounds, proposer against solver) are made of the same verbs in a recipe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
+from polyturn.errors import BadInput, NotTrainable
+from polyturn.learn.learner import Learner
+from polyturn.learn.run import Run
+from polyturn.losses.learned import Loss
+from polyturn.policies.local import Local
+from polyturn.protocols import Curriculum, Filter, Policy, Stateful
+from polyturn.record.credit import credit_rows
+from polyturn.rollout.pool import Pool, play, without_errors
+from polyturn.rollout.score import score_matches
+from polyturn.types import Episode, FloatArray, Group, all_turns
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How groups become a gradient."""
+
+    advantage: Advantage
+    weighting: Weighting
+    loss: Loss
+    filters: tuple[Filter, ...] = (without_errors,)
+    demonstrations: bool = False
+    """True waives the rule that trained tokens were sampled: for likelihood on scripted play. It is recorded."""
+    on_policy: bool = True
+    """True: one update per batch by the weights that wrote it, so the learner's own log-probabilities in the update
+    stand for the old ones and no pass is spent on measuring them. False: measure first."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training of one policy."""
+
+    name: str
+    curriculum: Curriculum
+    policies: Mapping[str, Policy]
+    learner: Learner
+    rule: Rule
+    iterations: int
+    policy: str = "main"
+    pool: Pool = Pool()
+    memory: Mapping[str, Stateful] = field(default_factory=dict)
+    """What else must survive a resume (an advantage's baseline)."""
+    lr: Callable[[int], float] | None = None
+    """Learning rate of each iteration; None = the learner's own."""
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """Everything with memory."""
+        parts: dict[str, Stateful] = {"learner": self.learner, **self.memory}
+        if isinstance(self.curriculum, Stateful):
+            parts["curriculum"] = self.curriculum
+        return parts
+
+
+async def train(
+    run: Run, stage: Stage, *, save_every: int = 10, evaluate: Callable[[int], Awaitable[float]] | None = None,
+    evaluate_every: int = 0,
+) -> None:
+    """Runs a stage to its end, or from its checkpoint to its end; afterwards ``checkpoints/<stage>`` holds the model.
+
+    ``evaluate(done)`` gives a score after every ``evaluate_every`` iterations; the best model so far is kept in
+    ``checkpoints/<stage>-best``. Raises: what an iteration raises, with everything finished on disk.
+    """
+    done = 0
+    if run.at is not None and run.at[0] == stage.name:
+        done = run.at[1]
+        run.restore(stage.parts)
+        stage.learner.hand_over(_local(stage))
+    run.progress.stage(stage.name, stage.iterations)
+    best = -np.inf
+    for i in range(done, stage.iterations):
+        metrics = await iterate(run, stage, i)
+        if evaluate is not None and evaluate_every and (i + 1) % evaluate_every == 0:
+            metrics["evaluate/score"] = await evaluate(i + 1)
+            if metrics["evaluate/score"] > best:
+                best = metrics["evaluate/score"]
+                _local(stage).save(run.model_folder(f"{stage.name}-best"))
+        run.recorder.metrics(i, metrics, stage=stage.name)
+        run.progress.iteration(i, metrics)
+        if (i + 1) % save_every == 0 and i + 1 < stage.iterations:
+            run.save(stage.name, i + 1, stage.parts)
+    _local(stage).save(run.model_folder(stage.name))
+    run.save(stage.name, stage.iterations, stage.parts)
+
+
+def passed(run: Run, stage: str, order: Sequence[str]) -> bool:
+    """Whether the run that is gone on with had left ``stage`` behind, in the given order of stages."""
+    return run.at is not None and run.at[0] in order and order.index(run.at[0]) > order.index(stage)
+
+
+async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
+    """One iteration; its metrics."""
+    started = time.monotonic()
+    matches = stage.curriculum.propose(i)
+    groups = await play(
+        matches, stage.policies, label=f"{stage.name}.{i}", recorder=run.recorder, pool=stage.pool,
+        finished=run.progress.sample,
+    )
+    groups = await score_matches(matches, groups, run.recorder)
+    stage.curriculum.observe(groups)
+    played = time.monotonic()
+    kept: Sequence[Group] = groups
+    for keep in stage.rule.filters:
+        kept = keep(kept)
+    if stage.lr is not None:
+        stage.learner.lr = stage.lr(i)
+    metrics = learn(run, stage, i, kept)
+    stage.learner.publish(_local(stage))
+    return {**played_metrics(groups, played - started), **metrics, "loop/seconds": time.monotonic() - started}
+
+
+def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
+    """Groups to one update: lay out, measure, credit, weigh, update, record. Its metrics."""
+    tokens = lay_out(groups, stage.policy)
+    _refuse_unproved(tokens, stage.rule)
+    measured = None if stage.rule.on_policy else stage.learner.measure(tokens)
+    turns = as_turns(tokens, measured)
+    advantage_N = as_token_axis(stage.rule.advantage(turns), turns)
+    observe = getattr(stage.rule.advantage, "observe", None)
+    if observe is not None:
+        observe(turns)
+    weight_N = stage.rule.weighting(turns, tokens)
+    metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, stage.rule.loss)
+    read = stage.learner.last if measured is None else measured
+    run.recorder.credit(i, credit_rows(tokens, read, advantage_N, weight_N, stage=stage.name))
+    return metrics
+
+
+def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
+    if not rule.demonstrations and not tokens.sampled_N.all():
+        n = int(np.flatnonzero(~tokens.sampled_N)[0])
+        source = tokens.trajectories[int(tokens.trajectory_N[n])]
+        raise NotTrainable(
+            f"episode {source.episode.id}, seat {source.trajectory.seat}: a token was written by a script, not sampled; "
+            "set demonstrations=True on the rule to learn from demonstrations"
+        )
+
+
+def as_token_axis(advantage: FloatArray, turns: Turns) -> FloatArray:
+    """``advantage_N`` from ``advantage_N`` or ``advantage_BK`` (each token gets its turn's). Raises: BadInput."""
+    if advantage.shape == (len(turns.tokens),) and advantage.shape != turns.tokens_BK.shape:
+        return advantage
+    if advantage.shape != turns.tokens_BK.shape:
+        raise BadInput(
+            f"the advantage has shape {advantage.shape}; expected {turns.tokens_BK.shape} (by turn) "
+            f"or {(len(turns.tokens),)} (by token)"
+        )
+    return np.asarray(advantage[turns.tokens.trajectory_N, turns.tokens.turn_N], np.float64)
+
+
+def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
+    """Score by family, illegal replies, errors, turns and tokens of played groups."""
+    episodes: list[Episode] = [episode for group in groups for episode in group]
+    metrics: Metrics = {"rollout/seconds": seconds, "rollout/episodes": float(len(episodes))}
+    for family in sorted({episode.task.family for episode in episodes}):
+        values = [
+            score.value for episode in episodes if episode.task.family == family
+            for seat, score in episode.scores.get("score", {}).items()
+            if seat in episode.train and score.value is not None
+        ]
+        if values:
+            metrics[f"score/{family}"] = float(np.mean(values))
+    turns = [turn for episode in episodes for turn in all_turns(episode)]
+    tokens = sum(turn.usage.completion_tokens for turn in turns)
+    illegal = sum(event.kind == "invalid" for episode in episodes for event in episode.events)
+    return metrics | {
+        "rollout/errors": float(sum(episode.stop.kind == "error" for episode in episodes)),
+        "rollout/turns": float(len(turns)), "rollout/tokens": float(tokens),
+        "rollout/tokens_per_s": tokens / max(seconds, 1e-9), "rollout/illegal": illegal / max(len(turns), 1),
+    }
+
+
+def _local(stage: Stage) -> Local:
+    policy = stage.policies[stage.policy]
+    if not isinstance(policy, Local):
+        raise BadInput(f"policy {stage.policy!r} is a {type(policy).__name__}; only a Local policy can be trained")
+    return policy
+

@@ -1,0 +1,81 @@
+"""A run's folder as a recipe sees it: the record, the progress, checkpoints that can be gone on from, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyturn.learn import checkpoint
+from polyturn.progress import Progress
+from polyturn.protocols import Recorder, Stateful
+
+
+@dataclass
+class Run:
+    """What a recipe's ``main(settings, run)`` is given.
+
+    ``checkpoints/state`` holds what a resume needs (one, the newest), ``checkpoints/<stage>`` model folders that
+    transformers or peft load unchanged, ``results.json`` what the recipe found.
+    """
+
+    folder: Path
+    recorder: Recorder
+    progress: Progress
+    deterministic: bool = False
+    results: dict[str, Any] = field(default_factory=dict)
+    _found: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self._results_file.exists():
+            self.results = json.loads(self._results_file.read_text("utf-8"))
+        if self._state_folder.exists():
+            self._found = checkpoint.load(self._state_folder)
+
+    @property
+    def _results_file(self) -> Path:
+        return self.folder / "results.json"
+
+    @property
+    def _state_folder(self) -> Path:
+        return self.folder / "checkpoints" / "state"
+
+    @property
+    def at(self) -> tuple[str, int] | None:
+        """(stage, number of its iterations that are done) of the checkpoint that was found; None without one."""
+        return None if self._found is None else (str(self._found["stage"]), int(self._found["done"]))
+
+    def save(self, stage: str, done: int, parts: Mapping[str, Stateful]) -> None:
+        """Replaces the checkpoint by the states of ``parts`` after ``done`` iterations of ``stage``."""
+        states = {name: part.state() for name, part in parts.items()}
+        checkpoint.save(self._state_folder, {"stage": stage, "done": done, "parts": states})
+        self._found = {"stage": stage, "done": done}
+
+    def restore(self, parts: Mapping[str, Stateful]) -> None:
+        """Hands the found checkpoint's states to ``parts``. Raises: BadInput where it holds other parts."""
+        found = checkpoint.load(self._state_folder)["parts"]
+        checkpoint.check_names(parts, found)
+        for name, part in parts.items():
+            part.restore(found[name])
+
+    def model_folder(self, name: str) -> Path:
+        """Where the model of a stage is kept."""
+        return self.folder / "checkpoints" / name
+
+    def keep(self, **results: Any) -> None:
+        """Adds to ``results.json``, at once and whole."""
+        self.results.update(results)
+        part = self._results_file.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(self.results, file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._results_file)
+
+    def room(self, need_bytes: int) -> bool:
+        """Whether the folder's disk has that much room."""
+        return shutil.disk_usage(self.folder).free >= need_bytes
