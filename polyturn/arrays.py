@@ -6,15 +6,16 @@ channels, **G** group members, **V** vocabulary, **T** tokens of one path.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyturn.errors import BadInput, NotFinite, NotTrainable
-from polyturn.types import Episode, FloatArray, Group, IntArray, Score, Trajectory, Turn, root_of
+from polyturn.types import Episode, FloatArray, Group, IntArray, Span, Trajectory, Turn, root_of
 
 BoolArray: TypeAlias = NDArray[np.bool_]
 TextArray: TypeAlias = NDArray[np.str_]
@@ -34,11 +35,13 @@ class Tree:
 
     def depth_U(self) -> IntArray:
         """The position of each node on its path, 0 at a root."""
-        depth_U = np.zeros(len(self.id_U), np.int32)
-        for node, parent in enumerate(self.parent_U.tolist()):
-            if parent >= 0:
-                depth_U[node] = depth_U[parent] + 1
-        return depth_U
+        head_R, run_U = _runs(self.parent_U)
+        depth_R: list[int] = []
+        for parent in self.parent_U[head_R].tolist():
+            above = run_U[parent]
+            depth_R.append(0 if parent < 0 else depth_R[above] + parent - int(head_R[above]) + 1)
+        node_U = np.arange(len(self.id_U), dtype=np.int32)
+        return (np.array(depth_R, np.int32) - head_R)[run_U] + node_U
 
     def path(self, node: int) -> IntArray:
         """The ids from the root down to ``node``."""
@@ -55,6 +58,8 @@ class Source:
 
     episode: Episode
     trajectory: Trajectory
+    group: int
+    """Place of its group among those that were laid out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,8 @@ class Turns:
         if unknown:
             raise BadInput(f"no reward channel {sorted(unknown)}; this batch has {list(self.channels)}")
         rows = [self.channels.index(name) for name in channels]
-        return np.nansum(self.reward_CBK[rows], axis=0)
+        reward_BK: FloatArray = np.nansum(self.reward_CBK[rows], axis=0)
+        return reward_BK
 
 
 Advantage: TypeAlias = Callable[[Turns], FloatArray]
@@ -170,75 +176,90 @@ def lay_out(groups: Sequence[Group], policy: str) -> Tokens:
     return grown.tokens()
 
 
+def _in_play(trajectory: Trajectory) -> list[Turn]:
+    """The turns of real play, in the order in which they were asked for."""
+    return sorted((turn for turn in trajectory.turns if not turn.branch), key=lambda turn: turn.at)
+
+
 def _refuse_failed(episode: Episode) -> None:
     if episode.stop.kind == "error":
         raise NotTrainable(f"episode {episode.id} ended in an error ({episode.stop.reason}); drop it before training")
 
 
 class _Grown:
-    """The arrays of :class:`Tokens` while trajectories are added."""
+    """The arrays of :class:`Tokens` while trajectories are added, span by span: a span's new nodes stand in a row."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.parents: list[int] = []
+        self.size = 0
+        self.ids: list[IntArray] = []
+        self.parents: list[IntArray] = []
         self.last: dict[tuple[int, bytes], int] = {}
-        self.columns: dict[str, list[float]] = {name: [] for name in _COLUMNS}
+        self.count = 0
+        self.columns: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0)] for name in _COLUMNS}
         self.support: dict[int, IntArray] = {}
         self.sources: list[Source] = []
         self.ends: list[int] = []
 
     def add(self, group: int, episode: Episode, trajectory: Trajectory) -> None:
-        turns = [turn for turn in trajectory.turns if not turn.branch]
-        last = self._grow(trajectory, turns)
-        for k, turn in enumerate(turns):
+        turns = _in_play(trajectory)
+        for turn in turns:
             if not turn.spans:
                 raise NotTrainable(
                     f"episode {episode.id}, seat {trajectory.seat}, turn at {turn.at}: its tokens are unknown "
                     f"(policy {turn.policy!r} gave none), so nothing can be trained on it"
                 )
+        last = self._grow(trajectory, turns)
+        for k, turn in enumerate(turns):
             for index in turn.spans:
-                self._own(trajectory, turn, index, last[index], (k, len(self.sources), group))
+                self._own(trajectory.spans[index], turn, last[index], (k, len(self.sources), group))
         self.ends.append(last[turns[-1].spans[-1]] if turns else -1)
-        self.sources.append(Source(episode, trajectory))
+        self.sources.append(Source(episode, trajectory, group))
 
     def _grow(self, trajectory: Trajectory, turns: Sequence[Turn]) -> dict[int, int]:
         """Grows the tree by the spans that the turns stand on; returns span index -> its last node."""
-        needed = sorted({above for turn in turns for index in turn.spans for above in trajectory.path(index)})
-        last: dict[int, int] = {}
-        for index in needed:
-            span = trajectory.spans[index]
-            parent = last[span.parent] if span.parent >= 0 else -1
-            key = (parent, np.asarray(span.ids, np.int32).tobytes())
-            if key not in self.last:
-                for token in span.ids.tolist():
-                    self.ids.append(token)
-                    self.parents.append(parent)
-                    parent = len(self.ids) - 1
-                self.last[key] = parent
-            last[index] = self.last[key]
+        needed: set[int] = set()
+        for index in (index for turn in turns for index in turn.spans):
+            above = index
+            while above >= 0 and above not in needed:
+                needed.add(above)
+                above = trajectory.spans[above].parent
+        last: dict[int, int] = {-1: -1}
+        for index in sorted(needed):
+            ids = np.asarray(trajectory.spans[index].ids, np.int32)
+            parent = last[trajectory.spans[index].parent]
+            key = (parent, ids.tobytes())
+            if key not in self.last and len(ids):
+                parent_U = np.arange(self.size - 1, self.size - 1 + len(ids), dtype=np.int32)
+                parent_U[0] = parent
+                self.ids.append(ids)
+                self.parents.append(parent_U)
+                self.size += len(ids)
+                self.last[key] = self.size - 1
+            last[index] = self.last[key] if len(ids) else parent
         return last
 
-    def _own(self, trajectory: Trajectory, turn: Turn, index: int, last: int, place: tuple[int, int, int]) -> None:
-        span = trajectory.spans[index]
+    def _own(self, span: Span, turn: Turn, last: int, place: tuple[int, int, int]) -> None:
         count = len(span.ids)
-        nodes = [last]
-        for _ in range(count - 1):
-            nodes.append(self.parents[nodes[-1]])
-        logprobs = np.full(count, np.nan) if span.logprobs is None else span.logprobs
         temperature = turn.sampling.temperature if span.sampled and turn.sampling.temperature > 0 else 1.0
-        for offset, node in enumerate(reversed(nodes if count else [])):
-            if span.support is not None and span.support[offset]:
-                self.support[len(self.columns["node"])] = np.array(span.support[offset], np.int32)
-            row = (node, span.sampled, logprobs[offset], temperature, span.version, *place)
-            for name, value in zip(_COLUMNS, row, strict=True):
-                self.columns[name].append(value)
+        row = (
+            np.arange(last - count + 1, last + 1), span.sampled, np.nan if span.logprobs is None else span.logprobs,
+            temperature, span.version, *place,
+        )
+        for name, value in zip(_COLUMNS, row, strict=True):
+            self.columns[name].append(np.broadcast_to(np.asarray(value), count))
+        for offset, allowed in enumerate(span.support or ()):
+            if allowed:
+                self.support[self.count + offset] = np.array(allowed, np.int32)
+        self.count += count
 
     def tokens(self) -> Tokens:
-        column = {name: np.array(self.columns[name], dtype) for name, dtype in _COLUMNS.items()}
+        column: dict[str, Any] = {
+            f"{name}_N": np.concatenate(self.columns[name]).astype(dtype) for name, dtype in _COLUMNS.items()
+        }
+        id_U, parent_U = (np.concatenate([np.zeros(0, np.int32), *parts]) for parts in (self.ids, self.parents))
         return Tokens(
-            Tree(np.array(self.ids, np.int32), np.array(self.parents, np.int32)),
-            *(column[name] for name in _COLUMNS),
-            trajectories=tuple(self.sources), end_B=np.array(self.ends, np.int32), support=self.support,
+            tree=Tree(id_U, parent_U), trajectories=tuple(self.sources), end_B=np.array(self.ends, np.int32),
+            support=self.support, **column,
         )
 
 
@@ -248,17 +269,29 @@ _COLUMNS = {
 }
 
 
+def _runs(parent_U: IntArray) -> tuple[IntArray, IntArray]:
+    """The tree cut into runs, in which each node's parent is the node before it: the first node of each, and the run of
+    each node. There are about as many runs as spans, so that walks over runs are short."""
+    starts_U = parent_U != np.arange(-1, len(parent_U) - 1)
+    starts_U[:1] = True
+    return np.flatnonzero(starts_U).astype(np.int32), np.cumsum(starts_U, dtype=np.int32) - 1
+
+
 def pruned(tree: Tree, node_N: IntArray) -> tuple[Tree, IntArray]:
     """The part of a tree on the paths to ``node_N``, and these nodes' places in it."""
-    wanted = np.zeros(len(tree.id_U), bool)
-    wanted[node_N] = True
-    for node in range(len(tree.id_U) - 1, -1, -1):
-        if wanted[node] and tree.parent_U[node] >= 0:
-            wanted[tree.parent_U[node]] = True
-    place_U = np.cumsum(wanted, dtype=np.int32) - 1
-    parent = tree.parent_U[wanted]
-    parent_U = np.where(parent >= 0, place_U[parent], -1).astype(np.int32)
-    return Tree(tree.id_U[wanted], parent_U), place_U[node_N].astype(np.int32)
+    head_R, run_U = _runs(tree.parent_U)
+    deepest_R = np.full(len(head_R), -1, np.int64)
+    np.maximum.at(deepest_R, run_U[node_N], node_N)
+    parent_R = tree.parent_U[head_R]
+    for run in range(len(head_R) - 1, -1, -1):
+        if deepest_R[run] >= 0 and parent_R[run] >= 0:
+            above = run_U[parent_R[run]]
+            deepest_R[above] = max(deepest_R[above], parent_R[run])
+    wanted_U = np.arange(len(tree.id_U)) <= deepest_R[run_U]
+    place_U = np.cumsum(wanted_U, dtype=np.int32) - 1
+    parent_U = tree.parent_U[wanted_U]
+    parent_U = np.where(parent_U >= 0, place_U[parent_U], -1).astype(np.int32)
+    return Tree(tree.id_U[wanted_U], parent_U), place_U[node_N].astype(np.int32)
 
 
 def take(tokens: Tokens, index_N: IntArray) -> Tokens:
@@ -278,76 +311,79 @@ def as_turns(
 ) -> Turns:
     """The batch by turn: rewards by channel, one channel for each verifier (its score lands on the seat's last turn).
 
-    Raises: NotFinite for a reward that is no number, with its place.
+    ``tokens`` is what :func:`lay_out` returned, whole. Raises: NotFinite for a reward that is no number, with its
+    place.
     """
-    rows = [[turn for turn in s.trajectory.turns if not turn.branch] for s in tokens.trajectories]
-    shape = (len(rows), max((len(row) for row in rows), default=0))
-    paid = [_paid(source, row) for source, row in zip(tokens.trajectories, rows, strict=True)]
+    sources = tokens.trajectories
+    rows = [_in_play(source.trajectory) for source in sources]
+    root_B = _roots(sources)
+    paid = [_paid(source, row, root_B[b] == b) for b, (source, row) in enumerate(zip(sources, rows, strict=True))]
     channels = tuple(sorted({name for row in paid for turn in row for name in turn}))
-    reward_CBK = np.full((len(channels), *shape), np.nan)
-    for b, row in enumerate(paid):
-        for k, values in enumerate(row):
-            for name, value in values.items():
-                reward_CBK[channels.index(name), b, k] = value
-    tokens_BK = np.zeros(shape, np.int32)
+    step_BK = _filled(rows, lambda b, turn: turn.step, 0).astype(np.int32)
+    reward_CBK = np.full((len(channels), *step_BK.shape), np.nan)
+    for b, k, values in ((b, k, values) for b, row in enumerate(paid) for k, values in enumerate(row)):
+        for name, value in values.items():
+            reward_CBK[channels.index(name), b, k] = value
+    tokens_BK = np.zeros(step_BK.shape, np.int32)
     np.add.at(tokens_BK, (tokens.trajectory_N, tokens.turn_N), 1)
-    kept_BK = _filled(shape, rows, lambda turn: not turn.dropped, False)
-    episodes = {id(s.episode): i for i, s in enumerate({id(s.episode): s for s in tokens.trajectories}.values())}
-    group_B = np.zeros(len(rows), np.int32)
-    group_B[tokens.trajectory_N] = tokens.group_N
+    episodes = {key: i for i, key in enumerate(dict.fromkeys(id(source.episode) for source in sources))}
     return Turns(
-        channels=channels, reward_CBK=reward_CBK, tokens_BK=tokens_BK,
-        step_BK=_filled(shape, rows, lambda turn: turn.step, 0),
-        purpose_BK=_filled(shape, rows, lambda turn: turn.purpose, ""),
-        finish_BK=_filled(shape, rows, lambda turn: turn.finish, ""), kept_BK=kept_BK,
-        anchor_BK=_anchors(tokens, rows, shape, anchor) if anchor else None,
-        stop_B=np.array([(s.trajectory.stop or s.episode.stop).kind for s in tokens.trajectories], np.str_),
-        bootstrap_B=_bootstrap(tokens, measured), valid_B=np.array([_scored(s) for s in tokens.trajectories], bool),
-        seat_B=np.array([s.trajectory.seat for s in tokens.trajectories], np.str_),
-        family_B=np.array([s.episode.task.family for s in tokens.trajectories], np.str_),
-        group_B=group_B, episode_B=np.array([episodes[id(s.episode)] for s in tokens.trajectories], np.int32),
-        root_B=_roots(tokens), tokens=tokens, measured=measured,
+        channels=channels, reward_CBK=reward_CBK, tokens_BK=tokens_BK, step_BK=step_BK,
+        purpose_BK=_filled(rows, lambda b, turn: turn.purpose, "").astype(np.str_),
+        finish_BK=_filled(rows, lambda b, turn: turn.finish, "").astype(np.str_),
+        kept_BK=_filled(rows, lambda b, turn: not turn.dropped, False).astype(np.bool_),
+        anchor_BK=_filled(rows, lambda b, turn: anchor(sources[b].trajectory, turn), "").astype(np.str_)
+        if anchor else None,
+        stop_B=np.array([_stop(source) for source in sources], np.str_), bootstrap_B=_bootstrap(tokens, measured),
+        valid_B=np.array([_scored(source) for source in sources], np.bool_),
+        seat_B=np.array([source.trajectory.seat for source in sources], np.str_),
+        family_B=np.array([source.episode.task.family for source in sources], np.str_),
+        group_B=np.array([source.group for source in sources], np.int32),
+        episode_B=np.array([episodes[id(source.episode)] for source in sources], np.int32),
+        root_B=root_B, tokens=tokens, measured=measured,
     )
 
 
-def _filled(shape: tuple[int, int], rows: Sequence[Sequence[Turn]], read: Callable[[Turn], object], empty: object) -> NDArray:  # type: ignore[type-arg]
-    table = [[read(turn) for turn in row] + [empty] * (shape[1] - len(row)) for row in rows]
-    kind = {bool: np.bool_, int: np.int32, str: np.str_}[type(empty)]
-    return np.array(table, kind).reshape(shape)
+def _stop(source: Source) -> str:
+    return (source.trajectory.stop or source.episode.stop).kind
 
 
-def _anchors(tokens: Tokens, rows: Sequence[Sequence[Turn]], shape: tuple[int, int], anchor: Callable[[Trajectory, Turn], str]) -> TextArray:
-    table = np.full(shape, "", object)
+def _filled(rows: Sequence[Sequence[Turn]], read: Callable[[int, Turn], object], empty: object) -> NDArray[Any]:
+    table_BK = np.full((len(rows), max((len(row) for row in rows), default=0)), empty, object)
     for b, row in enumerate(rows):
-        for k, turn in enumerate(row):
-            table[b, k] = anchor(tokens.trajectories[b].trajectory, turn)
-    return table.astype(np.str_)
-
-
-def _score(source: Source, verifier: str) -> Score | None:
-    """The score of the trajectory's own seat, or of its root."""
-    by_seat = source.episode.scores[verifier]
-    seat = source.trajectory.seat
-    return by_seat.get(seat) or by_seat.get(root_of(seat))
+        table_BK[b, : len(row)] = [read(b, turn) for turn in row]
+    return table_BK
 
 
 def _scored(source: Source) -> bool:
-    scores = [_score(source, verifier) for verifier in source.episode.scores]
+    """Whether no verifier abstained on the trajectory's own seat, or on its root."""
+    seat = source.trajectory.seat
+    scores = [by_seat.get(seat) or by_seat.get(root_of(seat)) for by_seat in source.episode.scores.values()]
     return all(score is None or score.value is not None for score in scores)
 
 
-def _paid(source: Source, row: Sequence[Turn]) -> list[dict[str, float]]:
-    """Per turn, channel -> value. Scores are read for the last turn; a sub-seat inherits its root's credit and so is
-    paid only what its own seat earned."""
-    paid = [dict(turn.rewards) for turn in row]
+def _paid(source: Source, row: Sequence[Turn], is_root: bool) -> list[dict[str, float]]:
+    """Per turn, channel -> value. Scores are read for the last turn.
+
+    What the seat was paid at a turn of another policy counts for the turn before it (or for the first). A sub-seat
+    inherits its root's credit and so is paid only what its own seat earned; where the root itself is not in the batch,
+    the row that stands in for it is paid the root's rewards too.
+    """
+    paid: list[dict[str, float]] = [{} for _ in row]
+    if not row:
+        return paid
+    own = source.trajectory.seat
+    seats = {own, root_of(own)} if is_root else {own}
+    for turn in (t for other in source.episode.trajectories if other.seat in seats for t in other.turns):
+        place = max(bisect_right(row, turn.at, key=lambda mine: mine.at) - 1, 0)
+        for name, value in {} if turn.branch else turn.rewards.items():
+            paid[place][name] = paid[place].get(name, 0.0) + value
     for verifier, by_seat in source.episode.scores.items():
-        score = by_seat.get(source.trajectory.seat)
-        if score is None or not row:
-            continue
-        if score.value is not None:
-            paid[-1][verifier] = paid[-1].get(verifier, 0.0) + score.value
-        for values, turn in zip(paid, row, strict=True):
-            values.update({f"{verifier}/{name}": value for name, value in score.turns.get(turn.at, {}).items()})
+        for score in (by_seat[seat] for seat in sorted(seats) if seat in by_seat):
+            if score.value is not None:
+                paid[-1][verifier] = paid[-1].get(verifier, 0.0) + score.value
+            for values, turn in zip(paid, row, strict=True):
+                values.update({f"{verifier}/{name}": value for name, value in score.turns.get(turn.at, {}).items()})
     for values, turn in zip(paid, row, strict=True):
         for name, value in values.items():
             if not np.isfinite(value):
@@ -358,15 +394,16 @@ def _paid(source: Source, row: Sequence[Turn]) -> list[dict[str, float]]:
 def _bootstrap(tokens: Tokens, measured: Measured | None) -> FloatArray:
     value_B = np.zeros(len(tokens.trajectories))
     if measured is not None and "value" in measured.end:
-        cut = np.array([(s.trajectory.stop or s.episode.stop).kind == "truncated" for s in tokens.trajectories], bool)
-        value_B[cut] = measured.end["value"][cut]
+        cut_B = np.array([_stop(source) == "truncated" for source in tokens.trajectories], np.bool_)
+        value_B[cut_B] = measured.end["value"][cut_B]
     return value_B
 
 
-def _roots(tokens: Tokens) -> IntArray:
+def _roots(sources: Sequence[Source]) -> IntArray:
+    """The row of each root seat; where the root is not in the batch (another policy sat there), its first sub-seat
+    stands in for it, so that a rollout is still counted once."""
     rows: dict[tuple[int, str], int] = {}
-    for b, source in enumerate(tokens.trajectories):
+    for b, source in enumerate(sources):
         rows.setdefault((id(source.episode), source.trajectory.seat), b)
-    return np.array(
-        [rows.get((id(s.episode), root_of(s.trajectory.seat)), b) for b, s in enumerate(tokens.trajectories)], np.int32
-    )
+    roots = [rows.setdefault((id(s.episode), root_of(s.trajectory.seat)), b) for b, s in enumerate(sources)]
+    return np.array(roots, np.int32)
