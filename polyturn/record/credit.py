@@ -1,0 +1,125 @@
+"""The credit of one update in rows: per span, what each token weighed, was worth, and how likely it was.
+
+A row is for one span of one episode and holds lists as long as the span: ``advantage``, ``weight`` (what multiplies the
+token's loss term; zero = not trained), ``old`` (log-probability before the update), ``behavior`` (when it was sampled),
+``reference``, ``entropy`` and ``clipped``, the last three null where not measured. A null inside a list is unknown. A
+token of the span that the update did not hold weighs zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from polyturn.arrays import BoolArray, Measured, Tokens
+from polyturn.errors import BadInput, NotFinite, UnknownName
+from polyturn.types import FloatArray, IntArray, Trajectory
+
+WAIVERS = ("demonstrations",)
+"""``demonstrations``: the stage learns by likelihood from tokens that a script wrote."""
+Waiver = Literal["", "demonstrations"]
+
+
+def credit_rows(
+    tokens: Tokens, measured: Measured, advantage_N: FloatArray, weight_N: FloatArray, *, stage: str,
+    waiver: Waiver = "", version: int | None = None, clipped_N: BoolArray | None = None,
+) -> list[Mapping[str, Any]]:
+    """One row for each span that the update held, in the order of ``tokens``.
+
+    ``waiver`` names the rule that the stage sets aside, so that the audit lets its tokens pass and says so.
+    ``version`` is that of the weights before the update: no trained token can be newer. A token that stands in
+    ``tokens`` twice gets a second row, which the audit reports. Raises: BadInput for arrays of another length,
+    NotFinite for a weight or a number that is infinite (and for a weight that is NaN), UnknownName for a waiver.
+
+    Columns: ``episode, seat, policy, at`` (of the turn), ``span, stage, waiver, version, advantage, weight, old,
+    behavior, reference, entropy, clipped``.
+    """
+    if waiver and waiver not in WAIVERS:
+        raise UnknownName("waiver", waiver, WAIVERS)
+    arrays = {
+        "advantage": advantage_N, "weight": weight_N, "old": measured.old_N, "behavior": tokens.behavior_N,
+        "reference": measured.reference_N, "entropy": measured.entropy_N, "clipped": clipped_N,
+    }
+    _check(tokens, arrays)
+    rows: list[Mapping[str, Any]] = []
+    for trajectory, turn, span, index_N, offset_N in _by_span(tokens):
+        source = tokens.trajectories[trajectory].trajectory
+        length = len(source.spans[span].ids)
+        rows.append({
+            "episode": tokens.trajectories[trajectory].episode.id, "seat": source.seat, "policy": source.policy,
+            "at": turn, "span": span, "stage": stage, "waiver": waiver, "version": version,
+            **{name: _spread(name, array, index_N, offset_N, length) for name, array in arrays.items()},
+        })
+    return rows
+
+
+def _check(tokens: Tokens, arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if array.shape != (len(tokens),):
+            raise BadInput(f"{name}_N has shape {array.shape}; expected ({len(tokens)},), one for each token")
+        bad = ~np.isfinite(array) if name == "weight" else np.isinf(array)
+        if bad.any():
+            n = int(bad.argmax())
+            source = tokens.trajectories[int(tokens.trajectory_N[n])]
+            raise NotFinite(f"{name}_N[{n}] is {array[n]} (episode {source.episode.id}, seat {source.trajectory.seat}, "
+                            f"turn {int(tokens.turn_N[n])})")
+
+
+def _spread(name: str, array: Any, index_N: IntArray, offset_N: IntArray, length: int) -> Any:
+    """The values of a span's tokens at their places in it; elsewhere zero weight, not clipped, and unknown."""
+    if array is None:
+        return None
+    empty: Any = {"weight": 0.0, "clipped": False}.get(name, np.nan)
+    out = np.full(length, empty)
+    out[offset_N] = array[index_N]
+    return out
+
+
+def _by_span(tokens: Tokens) -> Iterator[tuple[int, int, int, IntArray, IntArray]]:
+    """Trajectory row, ``Turn.at``, span, the tokens of that span, and their places in it."""
+    depth_N = tokens.tree.depth_U()[tokens.node_N]
+    starts: dict[int, list[int]] = {}
+    for b, k, index_N in _by_turn(tokens):
+        trajectory = tokens.trajectories[b].trajectory
+        turn = [turn for turn in trajectory.turns if not turn.branch][k]
+        if b not in starts:
+            starts[b] = _starts(trajectory)
+        for span in turn.spans:
+            place_N = depth_N[index_N] - starts[b][span]
+            inside = (place_N >= 0) & (place_N < len(trajectory.spans[span].ids))
+            for layer in _layers(place_N[inside]):
+                yield b, turn.at, span, index_N[inside][layer], place_N[inside][layer]
+
+
+def _by_turn(tokens: Tokens) -> Iterator[tuple[int, int, IntArray]]:
+    """Trajectory row, turn index, and the tokens of that turn in their order."""
+    if not len(tokens):
+        return
+    order = np.lexsort((np.arange(len(tokens)), tokens.turn_N, tokens.trajectory_N))
+    keys = np.stack([tokens.trajectory_N[order], tokens.turn_N[order]])
+    cuts = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1
+    for index_N in np.split(order.astype(np.int32), cuts):
+        yield int(tokens.trajectory_N[index_N[0]]), int(tokens.turn_N[index_N[0]]), index_N
+
+
+def _starts(trajectory: Trajectory) -> list[int]:
+    """Per span, how many tokens stand before it on its path."""
+    starts: list[int] = []
+    for span in trajectory.spans:
+        starts.append(starts[span.parent] + len(trajectory.spans[span.parent].ids) if span.parent >= 0 else 0)
+    return starts
+
+
+def _layers(place_N: IntArray) -> Iterator[BoolArray]:
+    """One mask if every place occurs once; a further one for each further occurrence."""
+    seen: dict[int, int] = {}
+    layer_N = np.zeros(len(place_N), np.int32)
+    for n, place in enumerate(place_N.tolist()):
+        layer_N[n] = seen.get(place, 0)
+        seen[place] = int(layer_N[n]) + 1
+    for layer in range(int(layer_N.max()) + 1 if len(layer_N) else 0):
+        yield layer_N == layer

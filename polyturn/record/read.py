@@ -1,0 +1,209 @@
+"""The record read back: the very episodes that were recorded, the numbers, and what runs there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from polyturn.errors import BadInput
+from polyturn.record.run import RunInfo, is_locked, read_info
+from polyturn.record.shape import shape_of
+from polyturn.record.table import Line, read_lines
+from polyturn.types import Episode, Score, Seat, Stop, Task
+
+_EPISODE, _BY_SEAT = shape_of(Episode), shape_of(Mapping[Seat, Score])
+_PLAY = re.compile(rb'"attempt":(\d+),"play":(\d+),')
+_Key = tuple[int, int]
+OPEN = "the record ends before the episode does"
+
+
+def read_episodes(
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+) -> Iterator[Episode]:
+    """The episodes that count, in the order in which they ended, equal to those recorded, with their later scores.
+
+    ``include_open`` adds those that a kill cut short: their turns, under ``stop.kind == "error"``; task and seed are
+    not known. Raises: BadInput for a damaged line, with its number, unless ``skip_corrupt``.
+    """
+    for _, episode in read_plays(folder, include_open=include_open, skip_corrupt=skip_corrupt):
+        yield episode
+
+
+def read_plays(
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+) -> Iterator[tuple[_Key, Episode]]:
+    """As :func:`read_episodes`, each with its key (attempt, play), unique in the run."""
+    folder = Path(folder)
+    lines = _by_play(folder / "turns.jsonl", skip_corrupt)
+    scores = _scores(folder, skip_corrupt)
+    path = folder / "turns.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as turns:
+        for line in read_lines(folder / "episodes.jsonl", skip_corrupt=skip_corrupt):
+            row = line.row()
+            key = (row["attempt"], row["play"])
+            episode = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
+            yield key, _with_scores(episode, [*scores.pop(key, []), *scores.pop(episode.id, [])])
+        if include_open:
+            for key, found in lines.items():
+                yield key, _unfinished(_Written(turns, found))
+
+
+def read_metrics(folder: Path | str, *, skip_corrupt: bool = False) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` that count: ``{"attempt", "iteration", "time", "values"}``."""
+    return [line.row() for line in read_lines(Path(folder) / "metrics.jsonl", skip_corrupt=skip_corrupt)]
+
+
+def read_scores(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[tuple[str, str, dict[Seat, Score]]]:
+    """Verifier, episode id, seat -> score, in the order recorded."""
+    for line in read_lines(Path(folder) / "scores.jsonl", skip_corrupt=skip_corrupt):
+        row = line.row()
+        yield row["verifier"], row["episode"], _BY_SEAT.decode(row["scores"])
+
+
+CREDIT_ARRAYS = ("advantage", "weight", "old", "behavior", "reference", "entropy")
+
+
+def read_credit(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of ``credit.jsonl`` that count; the columns of :mod:`polyturn.record.credit`, lists as float64 arrays,
+    unknown as NaN."""
+    for line in read_lines(Path(folder) / "credit.jsonl", skip_corrupt=skip_corrupt):
+        row = line.row()
+        for name in CREDIT_ARRAYS:
+            if row.get(name) is not None:
+                row[name] = np.array(row[name], np.float64)
+        yield row
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run of a folder of runs."""
+
+    folder: Path
+    info: RunInfo
+    status: str
+    """As in ``run.json``; ``running`` only while a process holds the folder."""
+    size_bytes: int
+    seconds: float
+    """From the start of the first attempt to the last thing recorded."""
+    metrics: Mapping[str, float]
+    """The last value of each metric."""
+
+
+def list_runs(folder: Path | str) -> list[RunSummary]:
+    """The runs in the folders directly below ``folder``, oldest first."""
+    found = [_summary(path.parent) for path in Path(folder).glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.info.started, run.folder.name))
+
+
+def _summary(folder: Path) -> RunSummary:
+    info = read_info(folder)
+    status: str = info.status
+    if status == "running" and not is_locked(folder):
+        status = "killed"
+    rows = read_metrics(folder, skip_corrupt=True)
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    tables = [path.stat().st_mtime for path in folder.glob("*.jsonl")]
+    last = info.attempts[-1].ended if info.attempts else None
+    values: dict[str, float] = {}
+    for row in rows:
+        values.update(row["values"])
+    seconds = max(0.0, (last if last is not None else max(tables, default=info.started)) - info.started)
+    return RunSummary(folder, info, status, sum(f.st_size for f in files), seconds, values)
+
+
+# ---------------------------------------------------------------- joining
+
+
+class _Written:
+    """The rows of the turns table that belong to one play."""
+
+    def __init__(self, file: BinaryIO, lines: list[tuple[int, int]]) -> None:
+        self.turns: dict[int, dict[str, Any]] = {}
+        self.messages: dict[tuple[str, str], dict[int, Any]] = {}
+        self.spans: dict[tuple[str, str], dict[int, Any]] = {}
+        self.id = ""
+        for number, (offset, size) in enumerate(lines):
+            file.seek(offset)
+            row = Line(number, offset, file.read(size)).row()
+            turn = row["turn"]
+            who = (turn["seat"], turn["policy"])
+            self.id = row["episode"]
+            self.turns[turn["at"]] = turn
+            self.messages.setdefault(who, {}).update({m["index"]: m for m in row["messages"]})
+            self.spans.setdefault(who, {}).update({s["index"]: s for s in row["spans"]})
+
+
+def _by_play(path: Path, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]]:
+    """(attempt, play) -> where its lines stand, in order."""
+    found: dict[_Key, list[tuple[int, int]]] = {}
+    for line in read_lines(path, skip_corrupt=skip_corrupt):
+        match = _PLAY.search(line.data)
+        if match is None:
+            raise BadInput(f"{path}, line {line.number}: no attempt and play in the row")
+        found.setdefault((int(match[1]), int(match[2])), []).append((line.offset, len(line.data)))
+    return found
+
+
+def _scores(folder: Path, skip_corrupt: bool) -> dict[_Key | str, list[tuple[str, Any]]]:
+    """Play (episode id where the play is not known) -> the verifiers and scores given, in order."""
+    found: dict[_Key | str, list[tuple[str, Any]]] = {}
+    for line in read_lines(folder / "scores.jsonl", skip_corrupt=skip_corrupt):
+        row = line.row()
+        key = row["episode"] if row["play"] is None else (row["attempt"], row["play"])
+        found.setdefault(key, []).append((row["verifier"], row["scores"]))
+    return found
+
+
+def _with_scores(episode: Episode, given: list[tuple[str, Any]]) -> Episode:
+    if not given:
+        return episode
+    more = {verifier: _BY_SEAT.decode(scores) for verifier, scores in given}
+    return replace(episode, scores={**episode.scores, **more})
+
+
+def _closed(row: Mapping[str, Any], before: _Written, where: str) -> Episode:
+    trajectories = [_trajectory(rest, before, where) for rest in row["trajectories"]]
+    episode: Episode = _EPISODE.decode({**row["episode"], "trajectories": trajectories})
+    return episode
+
+
+def _trajectory(rest: Mapping[str, Any], before: _Written, where: str) -> dict[str, Any]:
+    who = (rest["seat"], rest["policy"])
+    try:
+        turns = [turn if turn.get("new") else {**before.turns[turn["at"]], **turn} for turn in rest["turns"]]
+        messages = {**before.messages.get(who, {}), **{m["index"]: m for m in rest["messages"]}}
+        spans = {**before.spans.get(who, {}), **{s["index"]: s for s in rest["spans"]}}
+        return {
+            **rest, "turns": turns, "messages": [messages[i] for i in range(rest["message_count"])],
+            "spans": [spans[i] for i in range(rest["span_count"])],
+        }
+    except KeyError as error:
+        raise BadInput(f"{where}: turns.jsonl lacks turn, message or span {error} of seat {rest['seat']}") from None
+
+
+def _unfinished(before: _Written) -> Episode:
+    trajectories = []
+    for seat, policy in before.messages:
+        who = (seat, policy)
+        turns = [t for t in before.turns.values() if (t["seat"], t["policy"]) == who]
+        trajectories.append({
+            "seat": seat, "policy": policy, "parent": None, "stop": None, "turns": turns,
+            "messages": _without_holes(before.messages[who], f"{before.id}, seat {seat}, messages"),
+            "spans": _without_holes(before.spans[who], f"{before.id}, seat {seat}, spans"),
+        })
+    empty = Episode(before.id, Task("", ""), 0, stop=Stop("error", OPEN), error=OPEN)
+    episode: Episode = _EPISODE.decode({**_EPISODE.encode(empty), "trajectories": trajectories})
+    return episode
+
+
+def _without_holes(found: Mapping[int, Any], what: str) -> list[Any]:
+    if sorted(found) != list(range(len(found))):
+        raise BadInput(f"episode {what}: indices {sorted(found)} leave a hole; expected 0 to {len(found) - 1}")
+    return [found[i] for i in range(len(found))]

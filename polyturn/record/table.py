@@ -1,0 +1,175 @@
+"""Append-only tables: JSON Lines in which every line carries the CRC-32 of its own body.
+
+A line is ``{"crc32":"89abcdef",<the rest of the object>``; the sum is taken over the object without that first key, so
+a line is plain JSON for everybody else. A last line without its newline was torn by a kill and is no line: readers pass
+over it and the next writer cuts it off. A bad line anywhere else is reported with its number.
+
+Three kinds of line: a row; a mark (``{"mark": name}``, written by a commit); and a rewind (``{"rewind": name}``), after
+which all rows since that mark are void. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from polyturn.errors import BadInput, PolyturnError, UnknownName
+from polyturn.record.shape import dumped
+
+TABLES = ("turns", "episodes", "scores", "credit", "metrics")
+_HEAD = b'{"crc32":"'
+_BODY = len(_HEAD) + 8 + len(b'",')
+_OPENED = crc32(b"{")
+
+
+class RecordFailed(PolyturnError, OSError):
+    """A row could not be written: the disk is full, or gone. What was written before stays readable."""
+
+
+def as_line(row: Mapping[str, Any], what: str = "row") -> bytes:
+    """One line of a table, with its checksum and newline.
+
+    >>> as_line({"iteration": 3})
+    b'{"crc32":"44f5a6f7","iteration":3}\\n'
+    """
+    body = dumped(row, what)
+    return b'%s%08x",%s\n' % (_HEAD, crc32(body), body[1:])
+
+
+def is_whole(line: bytes) -> bool:
+    """True if a line (with its newline) is what its checksum says."""
+    if not line.startswith(_HEAD) or not line.endswith(b"}\n"):
+        return False
+    return b"%08x" % crc32(memoryview(line)[_BODY:-1], _OPENED) == line[len(_HEAD) : len(_HEAD) + 8]
+
+
+class Table:
+    """The writer of one table. Each append is one ``write`` to the operating system, so a killed process loses nothing
+    that :meth:`append` returned from; :meth:`sync` makes it survive a power cut too. Not thread-safe by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.size = _whole_lines(self._file)
+        os.ftruncate(self._file, self.size)
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Writes the lines, all or none.
+
+        Raises: RecordFailed when the operating system refuses; the table then ends where it ended before.
+        """
+        data = b"".join(lines)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self._file, data[done:])
+        except OSError as error:
+            os.ftruncate(self._file, self.size)
+            raise RecordFailed(
+                error.errno, f"cannot write {self.path}: {os.strerror(error.errno or 0)}; the {self.size} bytes it held "
+                "before are whole and readable. Free some space and continue the run with --resume"
+            ) from error
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Waits until everything appended is on the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Syncs and closes the file."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+def _whole_lines(file: int) -> int:
+    """The number of bytes up to and with the last newline."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One whole line: where it stands, and its bytes."""
+
+    number: int
+    """Counted from 1."""
+    offset: int
+    data: bytes
+
+    def row(self) -> dict[str, Any]:
+        """The object, without its checksum."""
+        found: dict[str, Any] = orjson.loads(self.data)
+        del found["crc32"]
+        return found
+
+
+def read_lines(path: Path, *, skip_corrupt: bool = False) -> Iterator[Line]:
+    """The rows of a table that count, in order: no marks, nothing that a rewind made void, no torn last line.
+
+    Raises: BadInput for a line that is not what its checksum says, with its number; ``skip_corrupt`` passes over it.
+    A table that was never written has no rows.
+    """
+    void = _void(path)
+    for line in _lines(path):
+        if any(first < line.number <= last for first, last in void):
+            continue
+        if not is_whole(line.data):
+            if skip_corrupt:
+                continue
+            raise BadInput(
+                f"{path}, line {line.number}: the checksum does not match, the line was changed or damaged. Read the "
+                "rest with skip_corrupt=True, or restore the file from a copy"
+            )
+        if not line.data.startswith((b'"mark":', b'"rewind":'), _BODY):
+            yield line
+
+
+def check_mark(path: Path, mark: str) -> None:
+    """Raises: UnknownName if a table has no such mark that counts."""
+    marks, _ = _marks(path)
+    if mark not in marks:
+        raise UnknownName(f"mark in {path}", mark, marks)
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    if not path.exists():
+        return
+    offset = 0
+    with path.open("rb") as file:
+        for number, data in enumerate(file, 1):
+            if data.endswith(b"\n"):
+                yield Line(number, offset, data)
+            offset += len(data)
+
+
+def _void(path: Path) -> list[tuple[int, int]]:
+    return _marks(path)[1]
+
+
+def _marks(path: Path) -> tuple[dict[str, int], list[tuple[int, int]]]:
+    """Mark -> its line, for those that count; and the line ranges (first, last] that rewinds made void."""
+    marks: dict[str, int] = {}
+    void: list[tuple[int, int]] = []
+    for line in _lines(path):
+        if not line.data.startswith((b'"mark":', b'"rewind":'), _BODY) or not is_whole(line.data):
+            continue
+        row = line.row()
+        if "mark" in row:
+            marks[row["mark"]] = line.number
+            continue
+        start = marks[row["rewind"]] if row["rewind"] is not None else 0
+        marks = {name: number for name, number in marks.items() if number <= start}
+        void.append((start, line.number))
+    return marks, void
