@@ -17,7 +17,6 @@ from typing import Any
 from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
-from polyturn.rollout.worker import adopt
 from polyturn.rollout.world import Rules, World, fork, over
 from polyturn.types import Episode, Message, PolicyInfo, Seat, Stop, root_of
 
@@ -148,7 +147,12 @@ class _Table:
     async def _make(self) -> Env:
         spec = self.match.suite.spec
         async with asyncio.timeout(spec.step_timeout_s):
-            return adopt(await self.match.suite.make(self.match.task, self.match.seed), spec)
+            made = await self.match.suite.make(self.match.task, self.match.seed)
+        if spec.worker == "none":
+            return made
+        from polyturn.rollout.worker import in_worker
+
+        return in_worker(made, kind=spec.worker, timeout_s=spec.step_timeout_s)
 
     async def _fork(self, seat: Seat, of: Env | None) -> tuple[Env, Step]:
         if of is not None and not isinstance(of, World):
