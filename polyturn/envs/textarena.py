@@ -184,9 +184,10 @@ class TextArenaEnv:
         player, observations = self._env.get_observation()
         texts = []
         for who, text, kind in observations:
-            if kind.name == "PLAYER_ACTION":
-                text = "" if who == player else f"Player {who}: {text}"
-            texts.append(self._game.say(self._env, player, kind.name, text) if text else "")
+            if kind.name != "PLAYER_ACTION":
+                texts.append(self._game.say(self._env, player, kind.name, text))
+            elif who != player:
+                texts.append(self._game.say(self._env, player, kind.name, f"Player {who}: {text}"))
         said = "\n".join(text for text in texts if text)
         seat = self._seats[player]
         self._asked = (seat,)
@@ -215,7 +216,8 @@ class _Generators:
     """The global generators of ``random`` and ``numpy.random``, as one episode sees them."""
 
     def __init__(self, seed: int) -> None:
-        self._states: tuple[Any, Any] = (random.Random(seed).getstate(), np.random.RandomState(seed % 2**32).get_state())
+        numpy_state = np.random.RandomState(seed % 2**32).get_state()
+        self._states: tuple[Any, Any] = (random.Random(seed).getstate(), numpy_state)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -254,7 +256,8 @@ def guess_the_number(*, highest: int = 16, guesses: int = 4, test_tasks: int = 6
     guesses as the prompt says. A reply is read as the package reads it: the first ``[number]`` in it counts. A number
     outside the range, a repeated one or none at all is invalid: one retry, then the game is lost.
 
-    Measured on 2,000 tasks at the default size: oracle (binary search) 0.938 = 15/16, random 0.250, null 0.000.
+    At the default size (exact; 2,000 tasks measured 0.937 and 0.244): oracle (binary search) 15/16 = 0.938, random
+    4/16 = 0.250, null 0.
     """
     if highest < 2 or guesses < 1:
         raise BadInput(f"highest is {highest} and guesses {guesses}; expected at least 2 and 1")
