@@ -59,7 +59,7 @@ LAYER = {
     **dict.fromkeys(("evaluate", "diagnose", "synthesize", "learn.loop"), "3b"),
     "control": "3c",
     **dict.fromkeys(("methods", "testing", "audit", "doctor"), "4"),
-    **dict.fromkeys(("recipes", "cli", "dashboard", "verbs"), "5"),
+    **dict.fromkeys(("recipes", "cli", "dashboard", "verbs", "__main__"), "5"),
 }
 """First name (or first two) -> layer, as in section 4."""
 CONTROL_MAY = {

@@ -1,1 +1,15 @@
-"""Runnable recipes, one file each."""
+"""Runnable recipes, one file each.
+
+A recipe is a module with
+
+- ``Settings``: a flat frozen dataclass of at most 20 fields with defaults; each field is a typed flag of
+  ``polyturn run``, its docstring or comment the help. A field ``seed`` is the run's seed.
+- ``async def main(settings, run)``: does the work with a :class:`polyturn.learn.run.Run`; what it finds goes into
+  ``run.keep(...)``, which ``polyturn run --json`` prints.
+- optional ``held_out(settings)``: the matches that ``polyturn eval`` plays, with the policy to be judged in the seats
+  whose player's policy is ``"main"``.
+- optional ``foresee(settings)``: ``{"seconds": ..., "bytes": ..., "usd": ...}`` as ``run --dry-run`` shows it.
+- optional ``text(results)``: what ``polyturn run`` prints at the end, e.g. a table.
+
+The same holds for a user's own file: ``polyturn run path/to/recipe.py``.
+"""

@@ -1,0 +1,95 @@
+"""``polyturn methods`` and ``polyturn envs``: tables read from source with ``ast``; nothing listed is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from polyturn.cli.parse import Parser, print_json, table_text
+from polyturn.errors import BadInput
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def literal(path: Path, name: str) -> Any:
+    """The value of a module-level literal, or None where the file has none of that name.
+
+    A call such as ``Paper(title="...")`` reads as the mapping of its arguments. Raises: BadInput for no literal.
+    """
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [ast.unparse(target) for target in targets] == [name]:
+                return _value(node.value, f"{path}: {name}")
+    return None
+
+
+def _value(node: ast.expr | None, where: str) -> Any:
+    if isinstance(node, ast.Call):
+        if node.args:
+            raise BadInput(f"{where} has positional arguments; use keywords, so that it can be read without import")
+        return {str(keyword.arg): _value(keyword.value, where) for keyword in node.keywords}
+    if isinstance(node, ast.Tuple | ast.List):
+        return [_value(item, where) for item in node.elts]
+    try:
+        return ast.literal_eval(node) if node is not None else None
+    except ValueError as error:
+        raise BadInput(f"{where} is no literal ({error}); it must be readable without import") from error
+
+
+def methods(package: Path = PACKAGE) -> list[dict[str, Any]]:
+    """One mapping for each file under ``methods/`` that has a ``PAPER``: name, folder, title, arxiv, recipe, test,
+    figure (None where the checkout has none)."""
+    found = []
+    for path in sorted((package / "methods").rglob("*.py")):
+        paper = literal(path, "PAPER")
+        if paper is not None:
+            found.append(_method(path, paper, package))
+    return found
+
+
+def _method(path: Path, paper: Mapping[str, Any], package: Path) -> dict[str, Any]:
+    inside = path.relative_to(package / "methods")
+    recipe = package / "recipes" / path.name
+    test = package.parent / "tests" / "methods" / inside.with_name(f"{path.stem}_test.py")
+    return {
+        "name": path.stem, "folder": str(inside.parent), "title": paper.get("title"), "arxiv": paper.get("arxiv"),
+        "recipe": path.stem if recipe.exists() else None, "figure": paper.get("figure"),
+        "test": str(test.relative_to(package.parent)) if test.exists() else None,
+    }
+
+
+def envs(package: Path = PACKAGE) -> list[dict[str, Any]]:
+    """The entries of every ``ENVS`` literal under ``envs/``, by name, each with the ``module`` that it stands in."""
+    return sorted(_entries(package), key=lambda entry: str(entry["name"]))
+
+
+def _entries(package: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((package / "envs").rglob("*.py")):
+        for entry in literal(path, "ENVS") or ():
+            inside = path.relative_to(package).with_suffix("").parts
+            yield {"module": ".".join(("polyturn", *inside)), **entry}
+
+
+def command(name: str, arguments: list[str]) -> int:
+    """Prints the methods or the environments."""
+    parser = Parser(name, f"List the {'methods, with papers' if name == 'methods' else 'environments'}.",
+                    [f"polyturn {name}", f"polyturn {name} --json"])
+    parser.add_argument("--json", action="store_true", help=f"one object with a list under {name!r}")
+    asked = parser.all_known(arguments)
+    rows = methods() if name == "methods" else envs()
+    shown = ("name", "folder", "title", "arxiv", "recipe") if name == "methods" else (
+        "name", "package", "seats", "oracle", "null", "licence")
+    if asked.json:
+        print_json({name: [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
+    elif rows:
+        print(table_text([list(shown), *([_cell(row.get(key)) for key in shown] for row in rows)]))
+    else:
+        print(f"no {name} in this version")
+    return 0
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "-" if value is None else str(value)

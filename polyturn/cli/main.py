@@ -1,0 +1,142 @@
+"""``polyturn COMMAND``: chooses the command, and turns what goes wrong into one line and an exit code.
+
+Exit codes: 0 done; 1 a check found faults; 2 bad input; 3 an environment or a policy failed; 4 the run failed (numbers
+that are not finite, a full disk, tokens that may not be trained on); 70 a fault of Polyturn itself, with traceback;
+130 interrupted by ctrl-C; 143 ended by SIGTERM. What was finished before is kept in every case.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from traceback import print_exc
+from types import FrameType
+
+from polyturn.errors import (
+    BadInput,
+    DeadlinePassed,
+    EnvironmentFailed,
+    MissingPackage,
+    PolicyFailed,
+    PolyturnError,
+    UnknownName,
+)
+
+DONE, FOUND, BAD_INPUT, PART_FAILED, RUN_FAILED, FAULT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
+
+COMMANDS = {
+    "run": ("run", "run a recipe: train, then print its table"),
+    "eval": ("evaluate", "evaluate a policy on an environment or on a recipe's held-out tasks"),
+    "play": ("play", "watch episodes of an environment, or take a seat yourself"),
+    "audit": ("audit", "check every trained token of a run against what was sampled"),
+    "methods": ("listing", "list the methods that are carried, with papers"),
+    "envs": ("listing", "list the environments, with packages and known scores"),
+    "doctor": ("doctor", "what is installed, how fast this machine is, what will fit"),
+    "new": ("scaffold", "write a new environment or recipe that passes its checks"),
+    "runs": ("runs", "list run folders, their size, remove one"),
+    "chat": ("chat", "talk to the model of a run"),
+}
+"""Command -> (module of this folder that has ``command(name, arguments) -> exit code``, what it does)."""
+
+HELP = f"""usage: polyturn COMMAND [options]
+
+Train, run, evaluate and diagnose language-model agents that act over many turns.
+
+commands:
+{chr(10).join(f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items())}
+
+options:
+  --help       this text; polyturn COMMAND --help says more
+  --version    the version
+  --traceback  show where an error came from (with any command)
+
+examples:
+  polyturn run quickstart
+  polyturn eval guess_the_number --policy random
+
+exit codes: 0 done, 1 a check found faults, 2 bad input, 3 an environment or policy failed, 4 the run failed,
+70 a fault of Polyturn itself, 130 interrupted
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM came: ended like ctrl-C, with its own exit code."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of one command line (default: the process's own)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in given
+    given = [word for word in given if word != "--traceback"]
+    try:
+        with_signal(signal.SIGTERM, _terminated)
+        return dispatch(given)
+    except KeyboardInterrupt:
+        say(f"interrupted; what was finished is kept{_resume_hint(given)}")
+        return INTERRUPTED
+    except Terminated:
+        say(f"terminated; what was finished is kept{_resume_hint(given)}")
+        return TERMINATED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    except PolyturnError as error:
+        if traceback:
+            raise
+        say(f"error: {error}")
+        return exit_code(error)
+    except Exception:
+        print_exc()
+        say("this is a fault of Polyturn itself, not of your input; what was finished is kept")
+        return FAULT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT if stop.code else DONE
+
+
+def with_signal(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Sets a signal handler where that is possible: in the main thread."""
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _resume_hint(given: Sequence[str]) -> str:
+    return "; polyturn runs list shows the folder, polyturn run --resume FOLDER goes on" if given[:1] == ["run"] else ""
+
+
+def exit_code(error: PolyturnError) -> int:
+    """The exit code that an error stands for."""
+    if isinstance(error, BadInput | UnknownName | MissingPackage):
+        return BAD_INPUT
+    if isinstance(error, EnvironmentFailed | PolicyFailed | DeadlinePassed):
+        return PART_FAILED
+    return RUN_FAILED
+
+
+def dispatch(given: Sequence[str]) -> int:
+    """Runs the named command. Raises: UnknownName for a command that does not exist."""
+    name, rest = (given[0], list(given[1:])) if given else ("--help", [])
+    if name in {"--help", "-h", "help"}:
+        print(HELP, end="")
+        return DONE
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"polyturn {version('polyturn')}")
+        return DONE
+    if name not in COMMANDS:
+        raise UnknownName("command", name, COMMANDS)
+    command: Callable[[str, list[str]], int] = import_module(f"polyturn.cli.{COMMANDS[name][0]}").command
+    return command(name, rest)
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal."""
+    print(f"polyturn: {text}", file=sys.stderr)
