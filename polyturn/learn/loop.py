@@ -19,7 +19,7 @@ from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
 from polyturn.policies.local import Local
 from polyturn.protocols import Curriculum, Filter, Policy, Stateful
-from polyturn.record.credit import credit_rows
+from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches
 from polyturn.types import Episode, FloatArray, Group, all_turns
@@ -136,9 +136,14 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     if observe is not None:
         observe(turns)
     weight_N = stage.rule.weighting(turns, tokens)
+    version = stage.learner.version
     metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, stage.rule.loss)
     read = stage.learner.last if measured is None else measured
-    run.recorder.credit(i, credit_rows(tokens, read, advantage_N, weight_N, stage=stage.name))
+    waiver: Waiver = "demonstrations" if stage.rule.demonstrations else ""
+    rows = credit_rows(
+        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
+    )
+    run.recorder.credit(i, rows)
     return metrics
 
 

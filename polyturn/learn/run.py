@@ -12,7 +12,8 @@ from typing import Any
 
 from polyturn.learn import checkpoint
 from polyturn.progress import Progress
-from polyturn.protocols import Recorder, Stateful
+from polyturn.protocols import Stateful
+from polyturn.record.write import RunRecorder, open_run
 
 
 @dataclass
@@ -24,11 +25,24 @@ class Run:
     """
 
     folder: Path
-    recorder: Recorder
+    recorder: RunRecorder
     progress: Progress
     deterministic: bool = False
     results: dict[str, Any] = field(default_factory=dict)
     _found: Mapping[str, Any] | None = None
+
+    @classmethod
+    def open(
+        cls, folder: Path, progress: Progress, *, resume: bool = False, deterministic: bool = False, **info: Any
+    ) -> Run:
+        """A run in a new folder, or with ``resume`` one that goes on from its checkpoint: what was recorded after that
+        is void. ``info`` (recipe, text, settings, seeds) goes to :func:`polyturn.record.write.open_run`, whose errors
+        are raised here too.
+        """
+        run = cls(folder, open_run(folder, resume=resume, **info), progress, deterministic)
+        if resume:
+            run.recorder.rewind(None if run.at is None else _mark(*run.at))
+        return run
 
     def __post_init__(self) -> None:
         if self._results_file.exists():
@@ -52,6 +66,7 @@ class Run:
     def save(self, stage: str, done: int, parts: Mapping[str, Stateful]) -> None:
         """Replaces the checkpoint by the states of ``parts`` after ``done`` iterations of ``stage``."""
         states = {name: part.state() for name, part in parts.items()}
+        self.recorder.commit(_mark(stage, done))
         checkpoint.save(self._state_folder, {"stage": stage, "done": done, "parts": states})
         self._found = {"stage": stage, "done": done}
 
@@ -79,3 +94,7 @@ class Run:
     def room(self, need_bytes: int) -> bool:
         """Whether the folder's disk has that much room."""
         return shutil.disk_usage(self.folder).free >= need_bytes
+
+
+def _mark(stage: str, done: int) -> str:
+    return f"{stage}:{done}"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from polyturn.agents.chat import ChatAgent
+from polyturn.errors import UnknownName
+from polyturn.programs import ProgramSuite, Table, as_env
+from polyturn.protocols import Match, Player, Spec
+from polyturn.rollout.pool import Pool, alive, play, without_errors
+from polyturn.rollout.score import score_matches
+from polyturn.seeds import generator
+from polyturn.types import Episode, Group, Score, Task
+from tests.byte_policy import BytePolicy
+
+
+async def guess(task: Task, seed: int, table: Table) -> Mapping[str, Any]:
+    """One to four asks; breaks on request."""
+    draws = generator(task.id, seed)
+    for _ in range(int(draws.integers(1, 5))):
+        await table.ask("agent", f"{task.id} {draws.integers(100)}")
+    if task.payload.get("break"):
+        raise RuntimeError("broken world")
+    return {"drawn": int(draws.integers(100))}
+
+
+class ByDraw:
+    name = "score"
+
+    async def __call__(self, groups: Any) -> Any:
+        return {e.id: {"agent": Score(e.final["drawn"] / 100)} for group in groups for e in group}
+
+
+def matches(count: int, rollouts: int = 3, **payload: Any) -> list[Match]:
+    suite = ProgramSuite(Spec("guess"), as_env(guess), {}, verifier=ByDraw())  # type: ignore[arg-type]
+    cast = {"agent": Player(ChatAgent, "main")}
+    tasks = [Task(f"t{i}", "guess", payload if i == 1 else {}) for i in range(count)]
+    return [Match(suite, task, cast, seed=i, rollouts=rollouts, train=frozenset({"agent"})) for i, task in enumerate(tasks)]
+
+
+def fingerprint(groups: list[Group]) -> list[Any]:
+    return [
+        (e.id, e.group, e.trial, e.final_sha256, [s.ids.tolist() for t in e.trajectories for s in t.spans])
+        for group in groups for e in group
+    ]
+
+
+async def test_groups_come_in_order_and_do_not_depend_on_the_concurrency() -> None:
+    prints = []
+    for concurrency in (1, 7, 32):
+        policy = BytePolicy()
+        groups = await play(matches(10), {"main": policy}, pool=Pool(concurrency=concurrency))
+        prints.append(fingerprint(groups))
+        assert (policy.most > 1) == (concurrency > 1)
+    assert prints[0] == prints[1] == prints[2]
+    assert [len(group) for group in groups] == [3] * 10
+    assert [e.trial for e in groups[4]] == [0, 1, 2] and groups[4][2].id == "play.4.2"
+    texts = {tuple(m.text for m in e.trajectories[0].messages) for e in groups[4]}
+    worlds = {e.final_sha256 for e in groups[4]}
+    assert len(texts) == 3 and len(worlds) == 1  # one world, three ways to play it
+
+
+async def test_a_broken_episode_is_data_and_gets_no_score() -> None:
+    finished: list[Episode] = []
+    orders = matches(3, **{"break": True})
+    groups = await play(orders, {"main": BytePolicy()}, pool=Pool(retries=1), finished=finished.append)
+    assert [e.stop.kind for e in groups[1]] == ["error"] * 3 and groups[1][0].id == "play.1.0r1"
+    assert len(finished) == 9
+    scored = await score_matches(orders, groups)
+    assert [len(e.scores) for group in scored for e in group] == [1] * 3 + [0] * 3 + [1] * 3
+    assert len(without_errors(scored)) == 2
+    assert alive(scored) == []  # one world, one draw: every rollout of a group scores the same
+
+
+async def test_what_is_wrong_with_the_program_stops_the_play() -> None:
+    bad = matches(2)
+    with pytest.raises(ExceptionGroup) as caught:
+        await play([*bad, Match(bad[0].suite, bad[0].task, {})], {"main": BytePolicy()})
+    assert "nobody sits in" in str(caught.value.exceptions[0])
+    (group,) = await play(bad[:1], {})
+    assert "no policy named 'main'" in group[0].stop.reason and UnknownName.__name__ in group[0].stop.reason
