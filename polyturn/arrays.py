@@ -169,21 +169,17 @@ def lay_out(groups: Sequence[Group], policy: str) -> Tokens:
     grown = _Grown()
     for g, group in enumerate(groups):
         for episode in group:
-            _refuse_failed(episode)
+            if episode.stop.kind == "error":
+                raise NotTrainable(f"episode {episode.id} ended in an error ({episode.stop.reason}); drop it first")
             for trajectory in episode.trajectories:
                 if trajectory.policy == policy and root_of(trajectory.seat) in episode.train:
                     grown.add(g, episode, trajectory)
     return grown.tokens()
 
 
-def _in_play(trajectory: Trajectory) -> list[Turn]:
+def in_play(trajectory: Trajectory) -> list[Turn]:
     """The turns of real play, in the order in which they were asked for."""
     return sorted((turn for turn in trajectory.turns if not turn.branch), key=lambda turn: turn.at)
-
-
-def _refuse_failed(episode: Episode) -> None:
-    if episode.stop.kind == "error":
-        raise NotTrainable(f"episode {episode.id} ended in an error ({episode.stop.reason}); drop it before training")
 
 
 class _Grown:
@@ -201,7 +197,7 @@ class _Grown:
         self.ends: list[int] = []
 
     def add(self, group: int, episode: Episode, trajectory: Trajectory) -> None:
-        turns = _in_play(trajectory)
+        turns = in_play(trajectory)
         for turn in turns:
             if not turn.spans:
                 raise NotTrainable(
@@ -241,10 +237,8 @@ class _Grown:
     def _own(self, span: Span, turn: Turn, last: int, place: tuple[int, int, int]) -> None:
         count = len(span.ids)
         temperature = turn.sampling.temperature if span.sampled and turn.sampling.temperature > 0 else 1.0
-        row = (
-            np.arange(last - count + 1, last + 1), span.sampled, np.nan if span.logprobs is None else span.logprobs,
-            temperature, span.version, *place,
-        )
+        logprobs = np.nan if span.logprobs is None else span.logprobs
+        row = (np.arange(last - count + 1, last + 1), span.sampled, logprobs, temperature, span.version, *place)
         for name, value in zip(_COLUMNS, row, strict=True):
             self.columns[name].append(np.broadcast_to(np.asarray(value), count))
         for offset, allowed in enumerate(span.support or ()):
@@ -298,12 +292,9 @@ def take(tokens: Tokens, index_N: IntArray) -> Tokens:
     """Some of the tokens, over the part of the tree that they need; trajectories keep their rows."""
     tree, node_N = pruned(tokens.tree, tokens.node_N[index_N])
     support = {new: tokens.support[old] for new, old in enumerate(index_N.tolist()) if old in tokens.support}
-    return replace(
-        tokens, tree=tree, node_N=node_N, sampled_N=tokens.sampled_N[index_N], behavior_N=tokens.behavior_N[index_N],
-        temperature_N=tokens.temperature_N[index_N], version_N=tokens.version_N[index_N],
-        turn_N=tokens.turn_N[index_N], trajectory_N=tokens.trajectory_N[index_N], group_N=tokens.group_N[index_N],
-        end_B=np.full(len(tokens.trajectories), -1, np.int32), support=support,
-    )
+    columns: dict[str, Any] = {f"{name}_N": getattr(tokens, f"{name}_N")[index_N] for name in _COLUMNS}
+    end_B = np.full(len(tokens.trajectories), -1, np.int32)
+    return replace(tokens, **columns | {"tree": tree, "node_N": node_N}, end_B=end_B, support=support)
 
 
 def as_turns(
@@ -311,12 +302,14 @@ def as_turns(
 ) -> Turns:
     """The batch by turn: rewards by channel, one channel for each verifier (its score lands on the seat's last turn).
 
-    ``tokens`` is what :func:`lay_out` returned, whole. Raises: NotFinite for a reward that is no number, with its
-    place.
+    ``tokens`` is what :func:`lay_out` returned, whole. Raises: BadInput for tokens out of order, NotFinite for a reward
+    that is no number, with its place.
     """
     sources = tokens.trajectories
-    rows = [_in_play(source.trajectory) for source in sources]
-    root_B = _roots(sources)
+    if (np.diff(tokens.trajectory_N) < 0).any():
+        raise BadInput("the tokens do not stand trajectory by trajectory; give as_turns what lay_out returned, whole")
+    rows = [in_play(source.trajectory) for source in sources]
+    root_B = _roots(sources, rows)
     paid = [_paid(source, row, root_B[b] == b) for b, (source, row) in enumerate(zip(sources, rows, strict=True))]
     channels = tuple(sorted({name for row in paid for turn in row for name in turn}))
     step_BK = _filled(rows, lambda b, turn: turn.step, 0).astype(np.int32)
@@ -370,40 +363,38 @@ def _paid(source: Source, row: Sequence[Turn], is_root: bool) -> list[dict[str, 
     the row that stands in for it is paid the root's rewards too.
     """
     paid: list[dict[str, float]] = [{} for _ in row]
-    if not row:
-        return paid
     own = source.trajectory.seat
     seats = {own, root_of(own)} if is_root else {own}
-    for turn in (t for other in source.episode.trajectories if other.seat in seats for t in other.turns):
+    for turn in (t for other in source.episode.trajectories if other.seat in seats and row for t in in_play(other)):
         place = max(bisect_right(row, turn.at, key=lambda mine: mine.at) - 1, 0)
-        for name, value in {} if turn.branch else turn.rewards.items():
+        for name, value in turn.rewards.items():
             paid[place][name] = paid[place].get(name, 0.0) + value
     for verifier, by_seat in source.episode.scores.items():
-        for score in (by_seat[seat] for seat in sorted(seats) if seat in by_seat):
+        for score in (by_seat[seat] for seat in sorted(seats) if seat in by_seat and row):
             if score.value is not None:
                 paid[-1][verifier] = paid[-1].get(verifier, 0.0) + score.value
             for values, turn in zip(paid, row, strict=True):
                 values.update({f"{verifier}/{name}": value for name, value in score.turns.get(turn.at, {}).items()})
-    for values, turn in zip(paid, row, strict=True):
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise NotFinite(f"episode {source.episode.id}, turn at {turn.at}: reward {name!r} is {value}")
+    for turn, name, value in ((t, *item) for values, t in zip(paid, row, strict=True) for item in values.items()):
+        if not np.isfinite(value):
+            raise NotFinite(f"episode {source.episode.id}, turn at {turn.at}: reward {name!r} is {value}")
     return paid
 
 
 def _bootstrap(tokens: Tokens, measured: Measured | None) -> FloatArray:
-    value_B = np.zeros(len(tokens.trajectories))
-    if measured is not None and "value" in measured.end:
-        cut_B = np.array([_stop(source) == "truncated" for source in tokens.trajectories], np.bool_)
-        value_B[cut_B] = measured.end["value"][cut_B]
-    return value_B
+    cut_B = np.array([_stop(source) == "truncated" for source in tokens.trajectories], np.bool_)
+    end = {} if measured is None else measured.end
+    return np.where(cut_B, end.get("value", 0.0), 0.0)
 
 
-def _roots(sources: Sequence[Source]) -> IntArray:
-    """The row of each root seat; where the root is not in the batch (another policy sat there), its first sub-seat
+def _roots(sources: Sequence[Source], rows: Sequence[Sequence[Turn]]) -> IntArray:
+    """The row of each root seat; where the root has no turn in the batch (another policy sat there), its first sub-seat
     stands in for it, so that a rollout is still counted once."""
-    rows: dict[tuple[int, str], int] = {}
-    for b, source in enumerate(sources):
-        rows.setdefault((id(source.episode), source.trajectory.seat), b)
-    roots = [rows.setdefault((id(s.episode), root_of(s.trajectory.seat)), b) for b, s in enumerate(sources)]
-    return np.array(roots, np.int32)
+    place = {
+        (id(source.episode), source.trajectory.seat): b
+        for b, source in reversed(list(enumerate(sources))) if rows[b]
+    }
+    return np.array([
+        place.setdefault((id(source.episode), root_of(source.trajectory.seat)), b) if rows[b] else b
+        for b, source in enumerate(sources)
+    ], np.int32)

@@ -169,7 +169,7 @@ def test_support_temperature_version_and_demonstrations_are_carried() -> None:
 
 
 def test_an_episode_that_ended_in_an_error_is_refused() -> None:
-    with pytest.raises(NotTrainable, match=r"e\.0 ended in an error \(server down\); drop it"):
+    with pytest.raises(NotTrainable, match=r"e\.0 ended in an error \(server down\); drop it first"):
         lay_out([(episode({"agent": [Said()]}, stop=Stop("error", "server down")),)], "main")
 
 

@@ -1,1 +1,1 @@
-"""Losses: from credit to a gradient, as functions of tensors that never divide and never change themselves."""
+"""Loss terms over one flat axis of tokens, and the weights that average them."""

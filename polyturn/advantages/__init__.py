@@ -1,0 +1,1 @@
+"""Credit: from scores and rewards to advantages, in named stages."""
