@@ -72,7 +72,7 @@ class Table:
         except OSError as error:
             os.ftruncate(self._file, self.size)
             raise RecordFailed(
-                error.errno, f"cannot write {self.path}: {os.strerror(error.errno or 0)}; the {self.size} bytes it held "
+                error.errno, f"cannot write {self.path}: {os.strerror(error.errno or 0)}; the {self.size} bytes held "
                 "before are whole and readable. Free some space and continue the run with --resume"
             ) from error
         self.size += len(data)

@@ -78,9 +78,13 @@ class RunRecorder:
         self._open: dict[str, _Play] = {}
         self._plays: dict[str, int] = {}
         self._updates = self._count = 0
-        self.info = self._begun(info)
+        try:
+            self.info = self._begun(info)
+            self._tables = {name: Table(self.folder / f"{name}.jsonl") for name in TABLES}
+        except BaseException:
+            self._lock.free()
+            raise
         self.attempt = self.info.attempts[-1].number
-        self._tables = {name: Table(self.folder / f"{name}.jsonl") for name in TABLES}
 
     def _begun(self, info: RunInfo | None) -> RunInfo:
         now = self._clock()
@@ -189,6 +193,14 @@ class RunRecorder:
             write_info(self.folder, self.info)
             self._lock.free()
 
+    def __enter__(self) -> RunRecorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Closes; an exception on its way out makes the attempt ``failed`` (``stopped`` for ctrl-C)."""
+        status: Status = "finished" if kind is None else "stopped" if kind is KeyboardInterrupt else "failed"
+        self.close(status, "" if error is None else f"{type(error).__name__}: {error}")
+
     # ------------------------------------------------------------ inside
 
     def _append(self, table: str, *rows: Mapping[str, Any]) -> None:
@@ -240,9 +252,8 @@ def open_run(
 
 def rewind(folder: Path | str, mark: str | int | None) -> None:
     """Makes everything void that a run recorded after the commit of ``mark``; see :meth:`RunRecorder.rewind`."""
-    recorder = RunRecorder(folder)
-    recorder.rewind(mark)
-    recorder.close("stopped", f"rewound to {mark}")
+    with RunRecorder(folder) as recorder:
+        recorder.rewind(mark)
 
 
 def _refuse_infinite(rows: Sequence[Mapping[str, Any]]) -> None:
