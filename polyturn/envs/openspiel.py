@@ -20,6 +20,15 @@ __all__ = [
     "minimax", "mixed_house", "tic_tac_toe",
 ]
 
+ENVS = (
+    {"name": "tic_tac_toe", "package": "open-spiel", "licence": "Apache-2.0", "seats": ("agent",),
+     "oracle": 0.847, "random": 0.281, "null": 0.0},
+    {"name": "kuhn_poker", "package": "open-spiel", "licence": "Apache-2.0", "seats": ("player_0", "player_1"),
+     "oracle": 0.5, "random": 0.5, "null": None},
+    {"name": "kuhn_poker_vs_random", "package": "open-spiel", "licence": "Apache-2.0", "seats": ("agent",),
+     "oracle": 0.615, "random": 0.5, "null": 0.0},
+)
+
 # ---------------------------------------------------------------- tic-tac-toe
 
 

@@ -24,6 +24,10 @@ from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.seeds import derive
 from polyturn.types import Event, Limits, Message, Score, Seat, Stop, Task, assistant, user
 
+ENVS = (
+    {"name": "guess_the_number", "package": "textarena", "licence": "MIT", "seats": ("agent",),
+     "oracle": 0.938, "random": 0.25, "null": 0.0},
+)
 LONGEST_REPLY = 4000
 """Characters of a reply that the package reads; Python refuses to read integers of more than 4300 digits."""
 _GLOBAL_GENERATORS = threading.Lock()
@@ -73,8 +77,9 @@ class TextArena:
     """
 
     def __init__(
-        self, game: Game, *, name: str | None = None, test_tasks: int = 64, limits: Limits = Limits(),
-        figures: Mapping[str, float] | None = None, oracle: Callable[[], Answer] | None = None,
+        self, game: Game, *, name: str | None = None, test_tasks: int = 64,
+        limits: Limits = Limits(env_steps=200), figures: Mapping[str, float] | None = None,
+        oracle: Callable[[], Answer] | None = None,
     ) -> None:
         self.game = game
         self.test_tasks = test_tasks
