@@ -1,0 +1,1 @@
+"""Policies: what continues a conversation."""

@@ -1,0 +1,266 @@
+"""A policy that runs here: any causal language model of transformers, sampled by our own engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from polyturn.chat import Chat
+from polyturn.errors import BadInput, PolicyFailed
+from polyturn.policies.embedded import embedded_model
+from polyturn.policies.sampler.driven import Driven, check_driven
+from polyturn.policies.sampler.engine import Engine, Stats, Stepper
+from polyturn.policies.sampler.plain import Plain
+from polyturn.policies.sampler.request import Request, drawn_request, scored_request
+from polyturn.policies.sampler.weights import base_of, refresh, twin_of
+from polyturn.protocols import Completion, Written
+from polyturn.seeds import derive
+from polyturn.types import Finish, FloatArray, IntArray, Message, PolicyInfo, Sampling, Tool, Usage
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CACHE_BYTES = 2**30
+
+
+class Local:
+    """A policy over a model in memory; also scores bare paths.
+
+    ``model`` is the training model, which a learner may share; it is never changed here. Sampling uses a twin: in
+    float32 it has the same parameters, in bfloat16 a copy that :meth:`publish` refreshes. ``engine`` names how it runs
+    (``"slots"``: caches continued, shared and forked; ``"plain"``: the model's own forward, one request at a time) and
+    ``engine_reason`` says why not otherwise. ``warning`` says what a user should know about the chat template.
+    ``deterministic``: the same seed gives the same bits whatever else is sampled (float32; two to four times slower).
+    """
+
+    def __init__(
+        self, model: Any, chat: Chat, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
+        deterministic: bool = False, cache_bytes: int = CACHE_BYTES, device: str = "cpu", tokenizer: Any = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise BadInput(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if deterministic and dtype != "float32":
+            raise BadInput(f"deterministic sampling needs dtype 'float32'; got {dtype!r}")
+        self.model, self.chat, self.name, self.dtype = model.to(device), chat, name, dtype
+        self.deterministic = deterministic
+        self.limit = int(getattr(base_of(model).config, "max_position_embeddings", 0) or 2**20)
+        self.version = 0
+        self.warning = chat.warning
+        self.sampling_model = twin_of(self.model, DTYPES[dtype])
+        self._tokenizer = tokenizer
+        self._weights_sha256: tuple[int, str] | None = None
+        self._calls = count()
+        stepper, self.engine_reason = self._stepper(cache_bytes)
+        self._engine = Engine(stepper, name=name)
+
+    @classmethod
+    def load(
+        cls, path: Path | str | None = None, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
+        deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, device: str = "cpu",
+    ) -> Local:
+        """The model of a folder in the format of transformers (or of a peft adapter), or the embedded one.
+
+        ``lora`` = rank of a fresh adapter on the linear layers of attention and feed-forward; None trains all weights.
+        Raises: BadInput for a folder that is missing or has no model, weights or tokenizer.
+        """
+        folder = embedded_model() if path is None else Path(path)
+        model, tokenizer = load_folder(folder)
+        if lora is not None:
+            model = with_lora(model, lora)
+        return cls(
+            model, Chat(tokenizer), name=name, dtype=dtype, deterministic=deterministic, cache_bytes=cache_bytes,
+            device=device, tokenizer=tokenizer,
+        )
+
+    def _stepper(self, cache_bytes: int) -> tuple[Stepper, str]:
+        plain = base_of(self.model)
+        training = plain.training
+        plain.eval()
+        try:
+            with torch.inference_mode():
+                driven = Driven(self.sampling_model, cache_bytes=cache_bytes, deterministic=self.deterministic)
+                check_driven(driven, plain)
+            return driven, ""
+        except Exception as error:  # whatever a foreign model does with our arguments
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            plain.train(training)
+        if self.deterministic:
+            raise BadInput(f"this model cannot be sampled deterministically with others: {reason}")
+        self.sampling_model.config._attn_implementation = plain.config._attn_implementation
+        return Plain(self.sampling_model), reason
+
+    # -------------------------------------------------------- Policy
+
+    @property
+    def engine(self) -> str:
+        """``"slots"`` or ``"plain"``."""
+        return self._engine.stepper.name
+
+    @property
+    def stats(self) -> Stats:
+        """What the engine did so far."""
+        return self._engine.stats
+
+    def info(self) -> PolicyInfo:
+        """Name, version and hashes of weights, tokenizer and template."""
+        return PolicyInfo(
+            self.name, "model", self.version, self._hash_weights(), self.chat.tokenizer_sha256,
+            self.chat.template_sha256, {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic},
+            f"torch {torch.__version__}",
+        )
+
+    def _hash_weights(self) -> str:
+        if self._weights_sha256 is None or self._weights_sha256[0] != self.version:
+            digest = sha256()
+            for name, tensor in self.sampling_model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            self._weights_sha256 = (self.version, digest.hexdigest())
+        return self._weights_sha256[1]
+
+    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        """Tokens of the prompt that these messages make."""
+        return self.chat.count(messages, tools)
+
+    async def sample(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), sampling: Sampling = Sampling(),
+        written: Written = lambda message: None,
+    ) -> Completion:
+        """One reply with the prompt as it was fed, id by id.
+
+        The reply ends with the end-of-turn id if that was drawn (finish ``stop``, or ``tool`` if it calls one), where
+        one of ``sampling.stop`` was said (it stays in the text), or at the limit (``length``).
+        Raises: PolicyFailed for a prompt that leaves no room, or logits that are not finite.
+        """
+        pieces = self.chat.encode(messages, tools=tools, written=written)
+        prompt = np.concatenate([piece.ids for piece in pieces]).astype(np.int32)
+        if len(prompt) >= self.limit:
+            raise PolicyFailed(f"the prompt has {len(prompt)} tokens; {self.name} reads and writes {self.limit} together")
+        seed = derive(self.name, "call", next(self._calls)) if sampling.seed is None else sampling.seed
+        request = drawn_request(
+            prompt, sampling, seed=seed, limit=self.limit, stop_ids=self.chat.stop_ids,
+            choices=None if sampling.choices is None else self.chat.choices(sampling.choices),
+            text=lambda ids: self.chat.parse(np.array(ids, np.int32), tools=tools).text,
+        )
+        outcome = await self._answered(request)
+        message = self.chat.parse(outcome.ids, tools=tools)
+        finish: Finish = "length" if outcome.finish == "length" else "tool" if message.calls else "stop"
+        usage = Usage(len(prompt), outcome.cached, len(outcome.ids))
+        return Completion(
+            message, pieces, outcome.ids, outcome.logprobs, outcome.support, True, finish, outcome.version, usage
+        )
+
+    async def _answered(self, request: Request) -> Any:
+        return await asyncio.wrap_future(self._engine.submit(request))
+
+    # -------------------------------------------------------- Scoring
+
+    async def logprobs(self, paths: Sequence[IntArray]) -> Sequence[FloatArray]:
+        """Per path, log p(id_t | ids before t) at temperature 1, by the sampling weights; the first is NaN."""
+        found = [np.full(len(path), np.nan) for path in paths]
+        await asyncio.gather(*(
+            self._answered(scored_request(path, _gather(np.asarray(path), into)))
+            for path, into in zip(paths, found, strict=True) if len(path) > 1
+        ))
+        return found
+
+    async def distributions(self, path: IntArray) -> FloatArray:
+        """Log-probabilities [T, V] of the next id after each position."""
+        rows: list[FloatArray] = []
+
+        def keep(first: int, logits: torch.Tensor) -> None:
+            rows.append(torch.log_softmax(logits, -1).double().numpy())
+
+        await self._answered(scored_request(path, keep))
+        return np.concatenate(rows)
+
+    # -------------------------------------------------------- weights
+
+    def publish(self, version: int) -> None:
+        """Samples from the model's weights of now on, as ``version``; requests at work finish with the old ones first.
+        Caches of old weights are dropped."""
+
+        def take_over() -> None:
+            refresh(self.sampling_model, self.model)
+            self._engine.stepper.drop()
+            self._engine.version = self.version = version
+
+        self._engine.between(take_over)
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the model (of a LoRA model the adapter alone) and its tokenizer, as transformers or peft load them."""
+        self.model.save_pretrained(folder)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Ends the engine's thread; who still waits gets PolicyFailed."""
+        self._engine.close()
+
+
+def _gather(path: IntArray, into: FloatArray) -> Callable[[int, torch.Tensor], None]:
+    """Takes logits in parts and writes the log-probabilities of the ids that followed."""
+
+    def take(first: int, logits: torch.Tensor) -> None:
+        following = torch.from_numpy(path[first + 1 : first + 1 + len(logits)].astype(np.int64))
+        rows = torch.log_softmax(logits[: len(following)], -1)
+        into[first + 1 : first + 1 + len(following)] = rows.gather(1, following[:, None])[:, 0].double().numpy()
+
+    return take
+
+
+def load_folder(folder: Path) -> tuple[Any, Any]:
+    """The model in float32 and the tokenizer of a folder.
+
+    Raises: BadInput that says what is missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not folder.is_dir():
+        raise BadInput(f"there is no model folder {folder}; expected a folder with config.json, weights and tokenizer")
+    names = {path.name for path in folder.iterdir()}
+    if "adapter_config.json" in names:
+        return _load_adapter(folder)
+    if "config.json" not in names:
+        raise BadInput(f"{folder} has no config.json, so it is no model of transformers; it holds {sorted(names)[:8]}")
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise BadInput(f"{folder} has no weights (*.safetensors); it holds {sorted(names)[:8]}")
+    if not names & {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}:
+        raise BadInput(f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    return model, tokenizer
+
+
+def _load_adapter(folder: Path) -> tuple[Any, Any]:
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    model, tokenizer = load_folder(Path(base or ""))
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True), tokenizer
+
+
+def with_lora(model: Any, rank: int) -> Any:
+    """The model with a fresh LoRA adapter (scaling alpha / rank = 2) on its linear layers.
+
+    Raises: BadInput where the model has none of the expected layers.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()} & set(LORA_MODULES)
+    if not present:
+        raise BadInput(f"this model has none of the layers {', '.join(LORA_MODULES)}; train all its weights instead")
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=sorted(present), task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)

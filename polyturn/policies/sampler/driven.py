@@ -1,0 +1,154 @@
+"""Drives a transformers decoder over slot caches: one flat forward for new ids of any number of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_utils import AttentionInterface
+
+from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, attention, runs_of
+from polyturn.errors import BadInput
+from polyturn.policies.sampler.request import Request, drawn_request
+from polyturn.policies.sampler.slots import Slots
+from polyturn.types import Sampling
+
+ROWS = 512
+"""New ids in one forward at most: long prompts are read in parts, between which others go on."""
+FIXED = 32
+"""Rows of every forward in deterministic mode."""
+
+
+class Driven:
+    """Feeds requests to the model; ``step`` returns the logits that were asked for.
+
+    ``deterministic``: every forward has exactly ``FIXED`` rows (padded), and every id attends in a call of its own
+    over exactly the keys before it, so that an id's numbers depend on its path alone: not on what else waits, on what
+    was cached, on how a prompt was cut. It costs two to four times the time.
+    """
+
+    name = "slots"
+
+    def __init__(self, model: PreTrainedModel, *, cache_bytes: int, deterministic: bool = False) -> None:
+        AttentionInterface.register(NAME, attention)
+        model.config._attn_implementation = NAME
+        self.model = model
+        self.deterministic = deterministic
+        self.rows = FIXED if deterministic else ROWS
+        self.width = FIXED if deterministic else 64
+        self.slots = Slots(cache_bytes)
+
+    def admit(self, request: Request) -> bool:
+        """Seats the request, or says that it must wait."""
+        return self.slots.admit(request)
+
+    def release(self, request: Request, broken: bool = False) -> None:
+        """Ends the request's work; its cache stays for who continues the path."""
+        self.slots.release(request, broken)
+
+    def drop(self) -> None:
+        """Forgets all caches, for the weights changed."""
+        self.slots.drop()
+
+    def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
+        """One forward. Returns the requests that reached the end of their ids, the logits of their last ids [R, V] in
+        float32 (more rows may follow as padding), and the requests that lost their slot and must be admitted again."""
+        lost = self.slots.hold(max(request.fed + count for request, count in self._portions(requests)))
+        portions = self._portions([request for request in requests if request not in lost])
+        rows, ids_T, position_T = self._rows(portions)
+        wanted, ready, scored = self._wanted(portions)
+        logits = self.model(
+            input_ids=ids_T[None], position_ids=position_T[None], use_cache=False,
+            logits_to_keep=torch.tensor(self._padded(wanted)), polyturn_rows=rows,
+        ).logits[0].float()
+        for request, count, place in scored:
+            assert request.score is not None
+            request.score(request.fed, logits[place : place + count])
+        for request, count in portions:
+            self.slots.advance(request, count)
+        return ready, logits, lost
+
+    def _portions(self, requests: Sequence[Request]) -> list[tuple[Request, int]]:
+        """How many new ids of each request go into this forward: single ones first, in order of slots."""
+        left, portions = self.rows, []
+        for request in sorted(requests, key=lambda r: (r.pending > 1, r.slot if r.pending == 1 else r.order)):
+            count = min(left, request.pending)
+            if count:
+                portions.append((request, count))
+                left -= count
+        return portions
+
+    def _rows(self, portions: Sequence[tuple[Request, int]]) -> tuple[Rows, torch.Tensor, torch.Tensor]:
+        ids, slots, positions = [], [], []
+        for request, count in portions:
+            ids.append(request.path[request.fed : request.fed + count])
+            slots.append(np.full(count, request.slot))
+            positions.append(np.arange(request.fed, request.fed + count))
+        slot_T, position_T = np.concatenate(slots), np.concatenate(positions)
+        count = len(slot_T)
+        padding = np.zeros(self.rows - count if self.deterministic else 0, np.int64)
+        rows = Rows(
+            self.slots, count, torch.from_numpy(slot_T), torch.from_numpy(position_T), *self._attending(portions)
+        )
+        ids_T = torch.from_numpy(np.concatenate([*ids, padding]).astype(np.int64))
+        return rows, ids_T, torch.from_numpy(np.concatenate([position_T, padding]))
+
+    def _attending(self, portions: Sequence[tuple[Request, int]]) -> tuple[tuple[Run, ...], tuple[Piece, ...]]:
+        if self.deterministic:
+            each = [(request.slot, request.fed + i) for request, count in portions for i in range(count)]
+            return tuple(Run(row, 1, slot, slot + 1, at + 1) for row, (slot, at) in enumerate(each)), ()
+        single = [(request.slot, request.fed + 1) for request, _ in portions if request.pending == 1]
+        row, pieces = len(single), []
+        for request, count in portions:
+            if request.pending > 1:
+                mask = None
+                if request.fed:
+                    mask = torch.ones(count, request.fed + count, dtype=torch.bool).tril_(request.fed)
+                pieces.append(Piece(row, count, request.slot, request.fed, mask))
+                row += count
+        return runs_of(single, 0), tuple(pieces)
+
+    def _wanted(
+        self, portions: Sequence[tuple[Request, int]]
+    ) -> tuple[list[int], list[Request], list[tuple[Request, int, int]]]:
+        """Rows to project onto the vocabulary: the last of each finished prompt first, then all of scored paths."""
+        wanted, ready, more, scored, row = [], [], [], [], 0
+        for request, count in portions:
+            if request.score is not None:
+                scored.append((request, count, len(more)))
+                more.extend(range(row, row + count))
+            elif count == request.pending:
+                wanted.append(row + count - 1)
+                ready.append(request)
+            row += count
+        first = len(wanted)
+        return wanted + more, ready, [(request, count, first + place) for request, count, place in scored]
+
+    def _padded(self, wanted: Sequence[int]) -> list[int]:
+        if self.deterministic:
+            return [*wanted, *[0] * (FIXED - len(wanted))]
+        return list(wanted) or [0]
+
+
+def check_driven(driven: Driven, plain: PreTrainedModel) -> None:
+    """Compares the driven model with its own plain forward on a path read in three parts, and learns the cache's size.
+
+    Raises: BadInput where they differ (windows, recurrent layers, attention that cannot be replaced).
+    """
+    vocabulary = plain.get_input_embeddings().weight.shape[0]
+    ids = np.random.default_rng(0).integers(0, vocabulary, 14).astype(np.int32)
+    expected = plain(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False).logits[0, -1].float()
+    for end in (8, 13, 14):
+        request = drawn_request(ids[:end], Sampling(), seed=0, limit=99, stop_ids=())
+        if not driven.admit(request):
+            raise BadInput("the slot engine gave no slot to its own check")
+        _, logits, _ = driven.step([request])
+        driven.release(request)
+    apart = float((logits[0] - expected).abs().max() / (1 + expected.abs().max()))
+    loose = 1e-3 if expected.dtype == torch.float32 and driven.model.dtype == torch.float32 else 0.1
+    if not apart <= loose:
+        raise BadInput(f"driven attention differs from the model's own forward by {apart:.2g} of the largest logit")
+    driven.slots.measured()
+    driven.drop()
