@@ -40,6 +40,8 @@ class Learned:
     """What a head is to predict."""
     heads: Mapping[str, Tensor] = field(default_factory=dict)
     """name -> value_N, read at the token before."""
+    old_heads: Mapping[str, Tensor] = field(default_factory=dict)
+    """The same at the weights before the update; without gradients."""
 
 
 Metrics: TypeAlias = dict[str, float]
