@@ -29,6 +29,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *,
     ``window``: a row sees itself and the ``window - 1`` tokens before it. ``softcap``: scores become
     ``softcap * tanh(score / softcap)``.
     """
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
     if window is not None and window > int(layout.depth_U.max()):
         window = None
     if window is None and softcap is None and query.device.type == "cpu" and value.shape[-1] == query.shape[-1]:

@@ -141,7 +141,7 @@ def _fresh(parents: Sequence[int], nodes: Sequence[int], held: set[int]) -> set[
 
 def _first_leaf(tree: Tree, order_U: IntArray) -> IntArray:
     """Node -> the first leaf below it in depth-first order (itself for a leaf)."""
-    leaf_U = np.full(len(order_U), -1, np.int64)
+    leaf_U = np.full(len(order_U), -1, np.int32)
     parents = tree.parent_U.tolist()
     for node in order_U[::-1].tolist():
         if leaf_U[node] < 0:

@@ -55,7 +55,9 @@ class Forest:
     def hidden(self, tree: Tree, node_R: IntArray) -> Tensor:
         """Last hidden states [R, hidden size] at nodes; only the paths to them are computed."""
         part, place_R = pruned(tree, node_R)
-        with torch.autocast(self.device.type, getattr(torch, self.dtype or "bfloat16"), enabled=self.dtype is not None):
+        # No cast cache: it is shared between threads, and a sampler's cast made without gradients would end up here.
+        low = getattr(torch, self.dtype or "bfloat16")
+        with torch.autocast(self.device.type, low, enabled=self.dtype is not None, cache_enabled=False):
             found_RH = self._over_tree(part, place_R) if self.exact else self._over_paths(part, place_R)
         return found_RH.to(self.head.weight.dtype)  # type: ignore[arg-type]
 
@@ -149,7 +151,7 @@ class Forest:
                 f"gradient checkpointing needs a model that runs over trees and is made of layers; {self.reason}"
             )
         for layer in layers:
-            layer.forward = MethodType(_recomputed, layer)  # type: ignore[method-assign]
+            layer.forward = MethodType(_recomputed, layer)
 
 
 def _recomputed(layer: nn.Module, *args: Any, **more: Any) -> Any:
