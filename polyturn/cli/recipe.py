@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ class Recipe:
     settings: type[Any]
     main: Callable[[Any, Any], Awaitable[None]]
     held_out: Callable[[Any], Sequence[Match]] | None = None
-    foresee: Callable[[Any], Mapping[str, float]] | None = None
+    foresee: Callable[[Any], Mapping[str, Any]] | None = None
     text: Callable[[Mapping[str, Any]], str] | None = None
 
     @property
@@ -46,13 +47,15 @@ def shipped() -> list[str]:
 
 
 def is_recipe(subject: str) -> bool:
-    """Whether a word names a recipe: a shipped one or a ``.py`` file."""
-    return subject in shipped() or subject.endswith(".py")
+    """Whether a word names a recipe: a shipped one, or a ``.py`` file with ``Settings``."""
+    return subject in shipped() or (subject.endswith(".py") and hasattr(module_of(subject), "Settings"))
 
 
 def load(subject: str) -> Recipe:
     """The recipe of this name or in this file. Raises: UnknownName, or BadInput with what the file lacks."""
-    module = _module(subject)
+    if not subject.endswith(".py") and subject not in shipped():
+        raise UnknownName("recipe", subject, shipped())
+    module = module_of(subject) if subject.endswith(".py") else importlib.import_module(f"polyturn.recipes.{subject}")
     main, settings = getattr(module, "main", None), getattr(module, "Settings", None)
     if main is None or settings is None:
         missing = " and ".join(name for name in ("Settings", "main") if not hasattr(module, name))
@@ -66,23 +69,25 @@ def load(subject: str) -> Recipe:
     return Recipe(path.stem, path, settings, main, **optional)
 
 
-def _module(subject: str) -> ModuleType:
-    if not subject.endswith(".py"):
-        if subject not in shipped():
-            raise UnknownName("recipe", subject, shipped())
-        return importlib.import_module(f"polyturn.recipes.{subject}")
-    path = Path(subject)
+def module_of(file: str) -> ModuleType:
+    """The module in a user's ``.py`` file, imported once. Raises: BadInput for no file, or one with a syntax error."""
+    path = Path(file).resolve()
     if not path.is_file():
-        raise BadInput(f"no recipe file {subject!r}; give the name of a recipe ({', '.join(shipped())}) or a .py file")
-    name = f"polyturn_recipe_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+        raise BadInput(f"no file {file!r}; give a name ({', '.join(shipped())}) or a .py file that exists")
+    name = f"polyturn_user_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise BadInput(f"{subject}, line {error.lineno}: {error.msg}") from error
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise BadInput(f"{file}, line {error.lineno}: {error.msg}") from error
+        raise
     return module
 
 

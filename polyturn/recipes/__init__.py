@@ -8,7 +8,8 @@ A recipe is a module with
   ``run.keep(...)``, which ``polyturn run --json`` prints.
 - optional ``held_out(settings)``: the matches that ``polyturn eval`` plays, with the policy to be judged in the seats
   whose player's policy is ``"main"``.
-- optional ``foresee(settings)``: ``{"seconds": ..., "bytes": ..., "usd": ...}`` as ``run --dry-run`` shows it.
+- optional ``foresee(settings)``: ``{"seconds": ..., "bytes": ..., "usd": ..., "stages": {name: seconds}}``: what
+  ``run --dry-run`` shows; the stages, named as the progress names them and in order, give the time left.
 - optional ``text(results)``: what ``polyturn run`` prints at the end, e.g. a table.
 
 The same holds for a user's own file: ``polyturn run path/to/recipe.py``.

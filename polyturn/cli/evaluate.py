@@ -1,0 +1,115 @@
+"""``polyturn eval``: one policy on an environment, or on the held-out tasks of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+from polyturn.cli.parse import Parser, check_flags, positive, print_json
+
+if TYPE_CHECKING:
+    from polyturn.evaluate.benchmark import Result
+
+EXAMPLES = (
+    "polyturn eval guess_the_number --policy random -n 4", "polyturn eval quickstart --policy base --json",
+    "polyturn eval quickstart --policy runs/quickstart-20260101-120000",
+    "polyturn eval tic_tac_toe --policy http://localhost:8000/v1 --model Qwen/Qwen3-8B",
+)
+
+
+def command(name: str, arguments: list[str]) -> int:
+    """Plays, scores and prints the rows."""
+    parser = _parser()
+    asked, settings = parser.parse_known_args(arguments)
+    if settings:
+        from polyturn.cli.recipe import flags, is_recipe, load
+
+        known = flags(load(asked.subject).settings) if is_recipe(asked.subject) else []
+        check_flags(settings, [*known, *parser.flags()])
+    outcome = asyncio.run(judge(asked, settings))
+    show(asked, outcome)
+    return 3 if outcome.mixture.n_trials == 0 and outcome.mixture.errors else 0
+
+
+def _parser() -> Parser:
+    parser = Parser("eval SUBJECT", "Evaluate a policy on an environment (name or .py file) or on a recipe's held-out "
+                    "tasks. Ends with 3 where every episode broke.", EXAMPLES)
+    parser.prog = "polyturn eval"
+    parser.add_argument("subject", metavar="SUBJECT", help="an environment or a recipe; for a recipe its settings too")
+    parser.add_argument("--policy", default="base", help="base, random, null, oracle, a run or model folder, address")
+    parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")
+    parser.add_argument("--tasks", type=positive, help="tasks of each environment (all held-out ones)")
+    add_sampling(parser)
+    add_server(parser)
+    parser.add_argument("--concurrency", type=positive, default=64, help="episodes that run together (64)")
+    parser.add_argument("--deterministic", action="store_true", help="same episodes every time; slower")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    return parser
+
+
+def add_sampling(parser: Parser) -> None:
+    """Flags that say how a model's replies are drawn on an environment; a recipe says that itself."""
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 = the most likely token (1)")
+    parser.add_argument("--max-tokens", type=positive, default=64, help="longest reply in tokens (64)")
+    parser.add_argument("--mask", action="store_true", help="only replies that the rules allow")
+
+
+def add_server(parser: Parser) -> None:
+    """Flags for a policy behind an address."""
+    parser.add_argument("--model", default="", help="for an address: the model's name on the server")
+    parser.add_argument("--key-env", default="OPENAI_API_KEY", help="variable that holds the key (OPENAI_API_KEY)")
+    parser.add_argument("--spend-limit", type=float, metavar="USD", help="for an address: the most to spend")
+    parser.add_argument("--price-prompt", type=float, metavar="USD", help="for a million prompt tokens")
+    parser.add_argument("--price-completion", type=float, metavar="USD", help="for a million completion tokens")
+
+
+async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
+    """The result of the asked policy on the asked subject."""
+    from polyturn.cli.policy import Server, check_policy, open_policy, seated
+    from polyturn.cli.subject import MAIN, matches_of
+    from polyturn.evaluate.benchmark import evaluate
+    from polyturn.progress import make_progress
+    from polyturn.rollout.pool import Pool
+    from polyturn.types import Episode, Sampling
+
+    check_policy(asked.policy)
+    sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
+    matches = seated(asked.policy, matches_of(
+        asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask))
+    server = Server(asked.model, asked.key_env, asked.spend_limit, asked.price_prompt, asked.price_completion)
+    policy = open_policy(asked.policy, server, deterministic=asked.deterministic)
+    progress = make_progress(sys.stderr)
+    progress.stage(f"eval {asked.subject} with {asked.policy}", sum(match.rollouts for match in matches))
+    done = iter(range(sys.maxsize))
+
+    def finished(episode: Episode) -> None:
+        progress.sample(episode)
+        progress.iteration(next(done), {})
+
+    try:
+        return await evaluate(matches, {MAIN: policy}, policy=MAIN, finished=finished, pool=Pool(asked.concurrency))
+    finally:
+        progress.close()
+        await closed(policy)
+        for suite in {id(match.suite): match.suite for match in matches}.values():
+            await suite.close()
+
+
+async def closed(policy: Any) -> None:
+    """Closes a policy that can be closed, whether its ``close`` is a coroutine or not."""
+    close = getattr(policy, "close", None)
+    waiting = close() if close is not None else None
+    if waiting is not None:
+        await waiting
+
+
+def show(asked: argparse.Namespace, outcome: Result) -> None:
+    """Prints the rows, as a table or as one JSON object."""
+    from polyturn.evaluate.tables import as_json, as_text, cells
+
+    if asked.json:
+        print_json({"subject": asked.subject, "policy": asked.policy, **as_json(outcome)})
+    else:
+        print(as_text(cells({asked.policy: outcome})))

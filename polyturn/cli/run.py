@@ -1,0 +1,209 @@
+"""``polyturn run``: a recipe, its settings as flags, one folder that holds everything about the run."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyturn.cli.parse import Parser, finite, print_json
+from polyturn.cli.recipe import Recipe, flags, load, read_settings, shipped, with_values
+from polyturn.errors import BadInput
+
+if TYPE_CHECKING:
+    from polyturn.progress import Progress
+    from polyturn.record.run import Status
+
+EXAMPLES = (
+    "polyturn run quickstart", "polyturn run quickstart --seed 1 --json", "polyturn run quickstart --dry-run",
+    "polyturn run path/to/recipe.py", "polyturn run --resume runs/quickstart-20260101-120000",
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to be made: which recipe with which settings, into which folder."""
+
+    recipe: Recipe
+    subject: str
+    """The recipe's name or file, as it was given."""
+    settings: Any
+    folder: Path
+    resume: bool = False
+    deterministic: bool = False
+
+
+def command(name: str, arguments: list[str]) -> int:
+    """Runs a recipe, or says what it would take."""
+    words = list(arguments)
+    subject = words.pop(0) if words and not words[0].startswith("-") else None
+    parser = _parser()
+    if {"--help", "-h"} & set(words):
+        return _help(parser, subject)
+    asked, rest = parser.parse_known_args(words)
+    order = resumed(asked, subject, rest) if asked.resume else fresh(asked, subject, rest, parser)
+    if asked.dry_run:
+        return dry_run(order, asked.json)
+    return _run(order, asked.json)
+
+
+def _parser() -> Parser:
+    parser = Parser("run RECIPE", f"Run a recipe. Recipes: {', '.join(shipped()) or 'none'}, or a .py file.", EXAMPLES)
+    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where run folders are made (runs)")
+    parser.add_argument("--folder", metavar="FOLDER", help="this run's own folder, new or empty")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")
+    parser.add_argument("--deterministic", action="store_true",
+                        help="same numbers every time: float32, fixed batches and threads; slower")
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and end")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
+    return parser
+
+
+def _help(parser: Parser, subject: str | None) -> int:
+    parser.print_help()
+    if subject is not None:
+        print(f"\nsettings of {subject}:\n")
+        read_settings(load(subject), ["--help"])
+    return 0
+
+
+def fresh(asked: argparse.Namespace, subject: str | None, rest: Sequence[str], parser: Parser) -> Order:
+    """The order for a new run."""
+    if subject is None:
+        raise BadInput(f"no recipe given; expected one of {', '.join(shipped())} or a .py file")
+    recipe = load(subject)
+    clash = sorted(set(flags(recipe.settings)) & set(parser.flags()))
+    if clash:
+        raise BadInput(f"{subject}: Settings makes {clash[0]}, which polyturn run has for itself; rename the field")
+    settings = read_settings(recipe, rest, parser.flags())
+    return Order(recipe, subject, settings, _folder(asked, recipe), deterministic=asked.deterministic)
+
+
+def _folder(asked: argparse.Namespace, recipe: Recipe) -> Path:
+    if asked.folder:
+        return Path(asked.folder)
+    return unused(Path(asked.runs) / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def unused(folder: Path) -> Path:
+    """The same folder, or with ``-2``, ``-3`` ... where it exists."""
+    names = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000))]
+    return next(name for name in names if not name.exists())
+
+
+def resumed(asked: argparse.Namespace, subject: str | None, rest: Sequence[str]) -> Order:
+    """The order to go on with a run. Raises: BadInput where settings are given again or the recipe has changed."""
+    from polyturn.record.run import read_info
+
+    folder = Path(asked.resume)
+    info = read_info(folder)
+    if rest:
+        raise BadInput(f"--resume takes the run's own settings; leave out {' '.join(rest)}")
+    if subject is not None and subject != info.recipe:
+        raise BadInput(f"{folder} is a run of {info.recipe}, not of {subject}")
+    recipe = load(info.recipe)
+    if recipe.source != info.text:
+        raise BadInput(f"the recipe {info.recipe} has changed since {folder} was begun, so its numbers would mean "
+                       "something else; start a new run, or put back the text that stands in run.json")
+    settings = with_values(recipe, restored(recipe, info.settings))
+    return Order(recipe, info.recipe, settings, folder, True, bool(info.seeds.get("deterministic", False)))
+
+
+def restored(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings read back from JSON: lists become tuples again, text becomes paths, where the default is one."""
+    default = recipe.settings()
+    found = {}
+    for name, value in values.items():
+        was = getattr(default, name, None)
+        found[name] = tuple(value) if isinstance(value, list) else Path(value) if isinstance(was, Path) else value
+    return found
+
+
+def stored(settings: Any) -> dict[str, Any]:
+    """Settings as JSON values."""
+    mapping: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return mapping
+
+
+async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
+    """Makes the run and returns its results, with ``run``, ``seconds`` and ``peak_bytes``.
+
+    However it ends, the folder is closed and says how. Raises whatever the recipe raised.
+    """
+    from polyturn.cli.memory import PeakMemory
+    from polyturn.learn.run import Run
+    from polyturn.record.write import open_run
+
+    settings = stored(order.settings)
+    recorder = open_run(
+        order.folder, recipe=order.subject, text=order.recipe.source, settings=settings, resume=order.resume,
+        seeds={"seed": settings.get("seed"), "deterministic": order.deterministic},
+    )
+    started = time.monotonic()
+    status: Status = "stopped"
+    reason = "interrupted"
+    try:
+        progress = _progress(order, quiet)
+        try:
+            with PeakMemory() as peak:
+                run = Run(order.folder, recorder, progress, deterministic=order.deterministic)
+                await order.recipe.main(order.settings, run)
+        finally:
+            progress.close()
+        run.keep(seconds=time.monotonic() - started, peak_bytes=peak.bytes)
+        status, reason = "finished", ""
+    except Exception as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"[:2000]
+        raise
+    finally:
+        recorder.close(status, reason)
+    return {**run.results, "run": str(order.folder)}
+
+
+def _progress(order: Order, quiet: bool) -> Progress:
+    from io import StringIO
+
+    from polyturn.progress import make_progress
+
+    foreseen = order.recipe.foresee(order.settings) if order.recipe.foresee else {}
+    return make_progress(StringIO() if quiet else sys.stderr, foreseen=foreseen.get("stages", {}))
+
+
+def _run(order: Order, as_json: bool) -> int:
+    results = asyncio.run(execute(order))
+    if as_json:
+        print_json(results)
+        return 0
+    if order.recipe.text is not None:
+        print(order.recipe.text(results))
+    print(f"run folder: {order.folder}")
+    return 0
+
+
+def dry_run(order: Order, as_json: bool) -> int:
+    """Says what the run would take; nothing is loaded, nothing written."""
+    from polyturn.doctor import free_bytes
+    from polyturn.progress import duration
+
+    foreseen = dict(order.recipe.foresee(order.settings)) if order.recipe.foresee else {}
+    found: dict[str, Any] = {"recipe": order.subject, "folder": str(order.folder), "settings": stored(order.settings),
+             "foreseen": finite(foreseen), "disk_free_bytes": free_bytes(order.folder)}
+    if as_json:
+        print_json(found)
+        return 0
+    print("\n".join(f"{key} = {value}" for key, value in found["settings"].items()))
+    if not foreseen:
+        print(f"{order.subject} does not say what it takes (it has no function foresee)")
+    if "seconds" in foreseen:
+        print(f"time: about {duration(float(foreseen['seconds']))}")
+    if "bytes" in foreseen:
+        print(f"memory: about {float(foreseen['bytes']) / 2**30:.1f} GiB")
+    if "usd" in foreseen:
+        print(f"cost: about {float(foreseen['usd']):.2f} USD")
+    return 0

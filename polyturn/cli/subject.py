@@ -1,0 +1,94 @@
+"""What is played: an environment by name, an environment file, or a recipe's held-out tasks, as matches.
+
+An environment file is a ``.py`` file with a function ``suite()``. The policy to be judged sits in the seats whose
+player's policy is ``"main"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from itertools import islice
+
+from polyturn.agents.chat import ChatAgent
+from polyturn.cli.listing import envs
+from polyturn.cli.recipe import Recipe, is_recipe, load, module_of, shipped
+from polyturn.errors import BadInput, UnknownName
+from polyturn.protocols import Agent, Match, Player, Suite
+from polyturn.types import Sampling, Seat, Task
+
+MAIN = "main"
+"""The name of the policy that is judged."""
+
+
+def suite_of(subject: str) -> Suite:
+    """The suite of this name or in this file. Raises: UnknownName, BadInput."""
+    known = {str(entry["name"]): entry for entry in envs()}
+    if subject in known:
+        made: Suite = getattr(import_module(str(known[subject]["module"])), subject)()
+        return made
+    if not subject.endswith(".py"):
+        raise UnknownName("environment", subject, known)
+    maker: Callable[[], Suite] | None = getattr(module_of(subject), "suite", None)
+    if maker is None:
+        raise BadInput(f"{subject} has no function suite(); an environment file needs one that returns its Suite")
+    return maker()
+
+
+def free_seats(suite: Suite, task: Task) -> list[Seat]:
+    """The seats of a task that no default player takes."""
+    default = getattr(suite, "default_cast", None)
+    taken: Mapping[Seat, object] = default(task) if default else {}
+    return [seat for seat in suite.spec.seats if seat not in taken]
+
+
+def held_out(
+    suite: Suite, *, tasks: int | None, trials: int, sampling: Sampling = Sampling(), mask: bool = False,
+) -> list[Match]:
+    """A match for each of the first ``tasks`` test tasks (None: all), the judged policy in every free seat."""
+
+    def agent() -> Agent:
+        return ChatAgent(sampling=sampling, mask=mask)
+
+    return [
+        Match(suite, task, {seat: Player(agent, MAIN) for seat in free_seats(suite, task)}, rollouts=trials)
+        for task in islice(suite.tasks("test"), tasks)
+    ]
+
+
+def matches_of(
+    subject: str, settings: Sequence[str], *, tasks: int | None, trials: int | None, sampling: Sampling, mask: bool,
+) -> list[Match]:
+    """The matches of a subject. A recipe says itself how it samples; ``settings`` are flags of its Settings.
+
+    Raises: UnknownName for a subject that is neither, BadInput for a recipe without held-out tasks.
+    """
+    if not is_recipe(subject) and not subject.endswith(".py"):
+        known = [str(entry["name"]) for entry in envs()]
+        if subject not in known:
+            raise UnknownName("environment or recipe", subject, [*known, *shipped()])
+    if is_recipe(subject):
+        return _of_recipe(load(subject), settings, tasks, trials)
+    if settings:
+        raise BadInput(f"{subject} is an environment and takes no settings; leave out {' '.join(settings)}")
+    return held_out(suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask)
+
+
+def _of_recipe(recipe: Recipe, settings: Sequence[str], tasks: int | None, trials: int | None) -> list[Match]:
+    from polyturn.cli.recipe import read_settings
+
+    if recipe.held_out is None:
+        raise BadInput(f"recipe {recipe.name} has no held-out tasks (no function held_out(settings))")
+    matches = list(recipe.held_out(read_settings(recipe, settings)))
+    if tasks is not None:
+        matches = first_of_each(matches, tasks)
+    return [replace(match, rollouts=trials) for match in matches] if trials else matches
+
+
+def first_of_each(matches: Sequence[Match], tasks: int) -> list[Match]:
+    """The first ``tasks`` matches of each environment."""
+    kept: dict[str, list[Match]] = {}
+    for match in matches:
+        kept.setdefault(match.suite.spec.name, []).append(match)
+    return [match for each in kept.values() for match in each[:tasks]]
