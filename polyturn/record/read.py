@@ -38,14 +38,13 @@ def read_plays(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
 ) -> Iterator[tuple[_Key, Episode]]:
     """As :func:`read_episodes`, each with its key (attempt, play), unique in the run."""
-    folder = Path(folder)
-    lines = _by_play(folder / "turns.jsonl", skip_corrupt)
-    scores = _scores(folder, skip_corrupt)
-    path = folder / "turns.jsonl"
+    path = _table(folder, "turns")
     if not path.exists():
         return
+    lines = _by_play(path, skip_corrupt=skip_corrupt)
+    scores = _scores(_table(folder, "scores"), skip_corrupt)
     with path.open("rb") as turns:
-        for line in read_lines(folder / "episodes.jsonl", skip_corrupt=skip_corrupt):
+        for line in read_lines(_table(folder, "episodes"), skip_corrupt=skip_corrupt):
             row = line.row()
             key = (row["attempt"], row["play"])
             episode = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
@@ -55,14 +54,19 @@ def read_plays(
                 yield key, _unfinished(_Written(turns, found))
 
 
+def count_turns(folder: Path | str) -> dict[_Key, int]:
+    """(attempt, play) -> the number of turns recorded when they were sampled."""
+    return {key: len(lines) for key, lines in _by_play(_table(folder, "turns"), skip_corrupt=False).items()}
+
+
 def read_metrics(folder: Path | str, *, skip_corrupt: bool = False) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl`` that count: ``{"attempt", "iteration", "time", "values"}``."""
-    return [line.row() for line in read_lines(Path(folder) / "metrics.jsonl", skip_corrupt=skip_corrupt)]
+    return [line.row() for line in read_lines(_table(folder, "metrics"), skip_corrupt=skip_corrupt)]
 
 
 def read_scores(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[tuple[str, str, dict[Seat, Score]]]:
     """Verifier, episode id, seat -> score, in the order recorded."""
-    for line in read_lines(Path(folder) / "scores.jsonl", skip_corrupt=skip_corrupt):
+    for line in read_lines(_table(folder, "scores"), skip_corrupt=skip_corrupt):
         row = line.row()
         yield row["verifier"], row["episode"], _BY_SEAT.decode(row["scores"])
 
@@ -73,7 +77,7 @@ CREDIT_ARRAYS = ("advantage", "weight", "old", "behavior", "reference", "entropy
 def read_credit(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of ``credit.jsonl`` that count; the columns of :mod:`polyturn.record.credit`, lists as float64 arrays,
     unknown as NaN."""
-    for line in read_lines(Path(folder) / "credit.jsonl", skip_corrupt=skip_corrupt):
+    for line in read_lines(_table(folder, "credit"), skip_corrupt=skip_corrupt):
         row = line.row()
         for name in CREDIT_ARRAYS:
             if row.get(name) is not None:
@@ -121,6 +125,12 @@ def _summary(folder: Path) -> RunSummary:
 # ---------------------------------------------------------------- joining
 
 
+def _table(folder: Path | str, name: str) -> Path:
+    """The file of a table. Raises: BadInput for a folder that holds no run."""
+    read_info(Path(folder))
+    return Path(folder) / f"{name}.jsonl"
+
+
 class _Written:
     """The rows of the turns table that belong to one play."""
 
@@ -140,7 +150,7 @@ class _Written:
             self.spans.setdefault(who, {}).update({s["index"]: s for s in row["spans"]})
 
 
-def _by_play(path: Path, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]]:
+def _by_play(path: Path, *, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]]:
     """(attempt, play) -> where its lines stand, in order."""
     found: dict[_Key, list[tuple[int, int]]] = {}
     for line in read_lines(path, skip_corrupt=skip_corrupt):
@@ -151,10 +161,10 @@ def _by_play(path: Path, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]
     return found
 
 
-def _scores(folder: Path, skip_corrupt: bool) -> dict[_Key | str, list[tuple[str, Any]]]:
+def _scores(path: Path, skip_corrupt: bool) -> dict[_Key | str, list[tuple[str, Any]]]:
     """Play (episode id where the play is not known) -> the verifiers and scores given, in order."""
     found: dict[_Key | str, list[tuple[str, Any]]] = {}
-    for line in read_lines(folder / "scores.jsonl", skip_corrupt=skip_corrupt):
+    for line in read_lines(path, skip_corrupt=skip_corrupt):
         row = line.row()
         key = row["episode"] if row["play"] is None else (row["attempt"], row["play"])
         found.setdefault(key, []).append((row["verifier"], row["scores"]))
