@@ -83,18 +83,11 @@ def find_gguf() -> Path:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        read: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype="float32")
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     _check_chat(tokenizer)
+    read: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype="float32")
     config = read.config.__class__(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
     config.name_or_path = NAME
     model: Any = AutoModelForCausalLM.from_config(config)

@@ -54,6 +54,9 @@ class Local:
         self.warning = chat.warning
         self.sampling_model = twin_of(self.model, DTYPES[dtype])
         self._tokenizer = tokenizer
+        own = {id(parameter) for parameter in self.model.parameters()}
+        self._shared = [parameter for parameter in self.sampling_model.parameters() if id(parameter) in own]
+        self._published = self._changes()
         self._weights_sha256: tuple[int, str] | None = None
         self._calls = count()
         stepper, self.engine_reason = self._stepper(cache_bytes)
@@ -63,13 +66,15 @@ class Local:
     def load(
         cls, path: Path | str | None = None, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
         deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, device: str = "cpu",
+        progress: Callable[[str], None] | None = None,
     ) -> Local:
         """The model of a folder in the format of transformers (or of a peft adapter), or the embedded one.
 
+        ``progress`` hears of the embedded model's conversion.
         ``lora`` = rank of a fresh adapter on the linear layers of attention and feed-forward; None trains all weights.
         Raises: BadInput for a folder that is missing or has no model, weights or tokenizer.
         """
-        folder = embedded_model() if path is None else Path(path)
+        folder = embedded_model(progress) if path is None else Path(path)
         model, tokenizer = load_folder(folder)
         if lora is not None:
             model = with_lora(model, lora)
@@ -79,7 +84,7 @@ class Local:
         )
 
     def _stepper(self, cache_bytes: int) -> tuple[Stepper, str]:
-        plain = base_of(self.model)
+        plain: Any = base_of(self.model)
         training = plain.training
         plain.eval()
         try:
@@ -112,14 +117,15 @@ class Local:
         """Name, version and hashes of weights, tokenizer and template."""
         return PolicyInfo(
             self.name, "model", self.version, self._hash_weights(), self.chat.tokenizer_sha256,
-            self.chat.template_sha256, {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic},
+            self.chat.template_sha256,
+            {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic},
             f"torch {torch.__version__}",
         )
 
     def _hash_weights(self) -> str:
         if self._weights_sha256 is None or self._weights_sha256[0] != self.version:
             digest = sha256()
-            for name, tensor in self.sampling_model.state_dict().items():
+            for name, tensor in self.sampling_model.named_parameters():
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
             self._weights_sha256 = (self.version, digest.hexdigest())
@@ -142,7 +148,11 @@ class Local:
         pieces = self.chat.encode(messages, tools=tools, written=written)
         prompt = np.concatenate([piece.ids for piece in pieces]).astype(np.int32)
         if len(prompt) >= self.limit:
-            raise PolicyFailed(f"the prompt has {len(prompt)} tokens; {self.name} reads and writes {self.limit} together")
+            raise PolicyFailed(
+                f"the prompt has {len(prompt)} tokens, but {self.name} reads and writes {self.limit} together: use a "
+                "context that shortens (polyturn.contexts), or a model with a longer limit"
+            )
+        self._refuse_unpublished()
         seed = derive(self.name, "call", next(self._calls)) if sampling.seed is None else sampling.seed
         request = drawn_request(
             prompt, sampling, seed=seed, limit=self.limit, stop_ids=self.chat.stop_ids,
@@ -164,6 +174,7 @@ class Local:
 
     async def logprobs(self, paths: Sequence[IntArray]) -> Sequence[FloatArray]:
         """Per path, log p(id_t | ids before t) at temperature 1, by the sampling weights; the first is NaN."""
+        self._refuse_unpublished()
         found = [np.full(len(path), np.nan) for path in paths]
         await asyncio.gather(*(
             self._answered(scored_request(path, _gather(np.asarray(path), into)))
@@ -173,6 +184,7 @@ class Local:
 
     async def distributions(self, path: IntArray) -> FloatArray:
         """Log-probabilities [T, V] of the next id after each position."""
+        self._refuse_unpublished()
         rows: list[FloatArray] = []
 
         def keep(first: int, logits: torch.Tensor) -> None:
@@ -191,8 +203,20 @@ class Local:
             refresh(self.sampling_model, self.model)
             self._engine.stepper.drop()
             self._engine.version = self.version = version
+            self._published = self._changes()
 
         self._engine.between(take_over)
+
+    def _changes(self) -> int:
+        """How often weights that the sampler shares with the training model were written."""
+        return sum(parameter._version for parameter in self._shared)
+
+    def _refuse_unpublished(self) -> None:
+        if self._changes() != self._published:
+            raise PolicyFailed(
+                f"the weights of {self.name} changed after version {self.version} was published; call publish(version) "
+                "before sampling, so that every token names the weights that wrote it"
+            )
 
     def save(self, folder: Path | str) -> None:
         """Writes the model (of a LoRA model the adapter alone) and its tokenizer, as transformers or peft load them."""

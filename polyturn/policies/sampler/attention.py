@@ -75,14 +75,20 @@ def attention(
     for run in rows.runs:
         out[run.row : run.row + run.count] = _attend_run(run, query, keys, values, scaling)
     for piece in rows.pieces:
-        end = piece.start + piece.count
-        seen = scaled_dot_product_attention(
-            query[:, :, piece.row : piece.row + piece.count], keys[piece.slot, None, :, :end],
-            values[piece.slot, None, :, :end], attn_mask=piece.mask, is_causal=piece.mask is None, scale=scaling,
-            enable_gqa=True,
-        )
-        out[piece.row : piece.row + piece.count] = seen[0].transpose(0, 1)
+        out[piece.row : piece.row + piece.count] = _attend_piece(piece, query, keys, values, scaling)
     return out[None], None
+
+
+def _attend_piece(
+    piece: Piece, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    end = piece.start + piece.count
+    mask = None if piece.mask is None else piece.mask.to(query.device)
+    seen = scaled_dot_product_attention(
+        query[:, :, piece.row : piece.row + piece.count], keys[piece.slot, None, :, :end],
+        values[piece.slot, None, :, :end], attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True,
+    )
+    return seen[0].transpose(0, 1)
 
 
 def _attend_run(
@@ -102,7 +108,7 @@ def _attend_run(
     if asked.dtype == torch.bfloat16:
         seen = _by_products(asked, k, v, run.mask, scaling)
     else:
-        mask = None if run.mask is None else run.mask[:, None, None].to(asked.dtype).expand(-1, 1, asked.shape[2], -1)
+        mask = None if run.mask is None else run.mask[:, None, None].to(asked).expand(-1, 1, asked.shape[2], -1)
         seen = scaled_dot_product_attention(asked, k, v, attn_mask=mask, scale=scaling)
     seen = seen.reshape(width, query.shape[1], -1)
     return seen if run.place is None else seen[run.place]
@@ -116,7 +122,7 @@ def _by_products(
     scale = asked.shape[-1] ** -0.5 if scaling is None else scaling
     score = torch.matmul(k, (asked * scale).transpose(2, 3)).float()
     if mask is not None:
-        score = score + mask[:, None, :, None]
+        score = score + mask.to(score)[:, None, :, None]
     return torch.matmul(torch.softmax(score, 2).to(v.dtype).transpose(2, 3), v)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ def draw(logits_RV: torch.Tensor, requests: Sequence[Request]) -> list[Drawn | P
     drawn = _draw_whole(scaled_RV, total_R, requests, whole) if whole else {}
     found: list[Drawn | PolicyFailed] = []
     for row, (request, total) in enumerate(zip(requests, total_R[: len(requests)].tolist(), strict=True)):
-        if not total - total == 0:
+        if not math.isfinite(total):
             found.append(_not_finite(request))
         elif row in drawn:
             found.append(drawn[row])

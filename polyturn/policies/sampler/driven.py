@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
-from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, attention, runs_of
 from polyturn.errors import BadInput
+from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, attention, runs_of
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.slots import Slots
 from polyturn.types import Sampling
@@ -59,10 +59,11 @@ class Driven:
         portions = self._portions([request for request in requests if request not in lost])
         rows, ids_T, position_T = self._rows(portions)
         wanted, ready, scored = self._wanted(portions)
+        device = self.model.device
         logits = self.model(
-            input_ids=ids_T[None], position_ids=position_T[None], use_cache=False,
+            input_ids=ids_T[None].to(device), position_ids=position_T[None].to(device), use_cache=False,
             logits_to_keep=torch.tensor(self._padded(wanted)), polyturn_rows=rows,
-        ).logits[0].float()
+        ).logits[0].float().cpu()
         for request, count, place in scored:
             assert request.score is not None
             request.score(request.fed, logits[place : place + count])
@@ -114,7 +115,11 @@ class Driven:
         self, portions: Sequence[tuple[Request, int]]
     ) -> tuple[list[int], list[Request], list[tuple[Request, int, int]]]:
         """Rows to project onto the vocabulary: the last of each finished prompt first, then all of scored paths."""
-        wanted, ready, more, scored, row = [], [], [], [], 0
+        wanted: list[int] = []
+        ready: list[Request] = []
+        more: list[int] = []
+        scored: list[tuple[Request, int, int]] = []
+        row = 0
         for request, count in portions:
             if request.score is not None:
                 scored.append((request, count, len(more)))
@@ -152,3 +157,22 @@ def check_driven(driven: Driven, plain: PreTrainedModel) -> None:
         raise BadInput(f"driven attention differs from the model's own forward by {apart:.2g} of the largest logit")
     driven.slots.measured()
     driven.drop()
+    if driven.deterministic:
+        _check_rows(driven.model)
+
+
+def _check_rows(model: torch.nn.Module) -> None:
+    """Raises BadInput where a row of a product depends on its place or on the other rows: then no batch of this
+    machine can be deterministic."""
+    linear = {tuple(m.weight.shape): m for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    noise = torch.Generator().manual_seed(0)
+    for (_, size), module in linear.items():
+        x = torch.randn(FIXED, size, generator=noise).to(module.weight.device)
+        other = torch.randn(FIXED, size, generator=noise).to(module.weight.device)
+        for place in range(1, FIXED):
+            other[place] = x[0]
+            if place % 5 == 0 and not torch.equal(module(other)[place], module(x)[0]):
+                raise BadInput(
+                    f"products of {FIXED} rows with a {tuple(module.weight.shape)} matrix give a row other bits at "
+                    "another place here; run without deterministic"
+                )

@@ -29,7 +29,7 @@ class Stats:
     prefilled: int = 0
     """Prompt ids that were computed."""
     cached: int = 0
-    """Prompt ids that were read from a cache."""
+    """Prompt ids that were read from a cache, of finished requests."""
     restarted: int = 0
     """Requests that lost their cache to the byte budget while at work and were computed again."""
 
@@ -123,7 +123,7 @@ class Engine:
                 self._changed.wait()
             if self._closing:
                 return False
-            commands = [] if self._working else list(self._commands)
+            commands = [] if self._working or self._begun() else list(self._commands)
             if commands:
                 self._commands.clear()
         for command, future in commands:
@@ -133,12 +133,16 @@ class Engine:
                 future.set_exception(error)
         return True
 
+    def _begun(self) -> list[Request]:
+        """Waiting requests that have drawn something already: they lost their cache to the byte budget."""
+        return [request for request in self._waiting if request.length > request.prompt]
+
     def _admit(self) -> None:
         """Drops cancelled requests and seats waiting ones in order; one that must wait lets later ones pass."""
         for request in [r for r in self._working if r.future.cancelled()]:
             self._leave(request)
         with self._changed:
-            waiting = [] if self._commands else list(self._waiting)
+            waiting = self._begun() if self._commands else list(self._waiting)
         for request in waiting:
             if len(self._working) >= self.stepper.width:
                 break

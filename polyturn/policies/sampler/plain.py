@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,9 @@ class Plain:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.token_bytes = 0
+        known = inspect.signature(model.forward).parameters
+        self._keeps_cache = "past_key_values" in known
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     def admit(self, request: Request) -> bool:
         """There is room for every request."""
@@ -51,11 +55,13 @@ class Plain:
         if request.own_cache is None:
             request.fed = 0
         while True:  # forced ids go in one by one: some caches take a single new id only
-            end = request.length if request.fed == 0 else request.fed + 1
+            end = request.fed + 1 if request.fed else request.length
             ids = torch.from_numpy(request.path[request.fed : end].astype(np.int64))[None]
-            keep = {} if request.score is not None else {"logits_to_keep": 1}
-            out = self.model(input_ids=ids, past_key_values=request.own_cache, use_cache=True, **keep)
+            keep: dict[str, Any] = {} if request.score is not None else dict(self._last_only)
+            if self._keeps_cache:
+                keep |= {"past_key_values": request.own_cache, "use_cache": True}
+            out = self.model(input_ids=ids.to(self.model.device), **keep)
             request.own_cache = getattr(out, "past_key_values", None)
             request.fed = end
             if end == request.length:
-                return torch.as_tensor(out.logits)[0].float()
+                return torch.as_tensor(out.logits)[0].float().cpu()

@@ -93,9 +93,9 @@ class Slots:
                 fresh.append(new)
             self._layers[index] = (fresh[0], fresh[1])
         self.slots = [self.slots[slot] for slot in keep]
-        for place, slot in enumerate(self.slots):
-            if slot.owner is not None:
-                slot.owner.slot = place
+        for place, kept in enumerate(self.slots):
+            if kept.owner is not None:
+                kept.owner.slot = place
         self._allocated, self.capacity = allocated, capacity
 
     def hold(self, length: int) -> list[Request]:
@@ -153,7 +153,7 @@ class Slots:
         return max((common(owner.path[: owner.length], ids) for owner in owners), default=0)
 
     def _target(self, best: int, length: int) -> int:
-        """The slot to write: the best match if nothing of it is lost, else an empty one, else the coldest; -1 = none."""
+        """The slot to write: the best match if nothing of it is lost, else an empty one, else the coldest, or -1."""
         if best >= 0 and self.slots[best].owner is None and self.slots[best].known == length:
             return best
         empty = next((i for i, slot in enumerate(self.slots) if slot.owner is None and not slot.known), None)
