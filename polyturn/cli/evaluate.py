@@ -34,9 +34,8 @@ def command(name: str, arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("eval SUBJECT", "Evaluate a policy on an environment (name or .py file) or on a recipe's held-out "
-                    "tasks. Ends with 3 where every episode broke.", EXAMPLES)
-    parser.prog = "polyturn eval"
+    parser = Parser("eval", "Evaluate a policy on an environment (name or .py file) or on a recipe's held-out tasks. "
+                    "Ends with 3 where every episode broke.", EXAMPLES)
     parser.add_argument("subject", metavar="SUBJECT", help="an environment or a recipe; for a recipe its settings too")
     parser.add_argument("--policy", default="base", help="base, random, null, oracle, a run or model folder, address")
     parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")

@@ -7,12 +7,15 @@ that are not finite, a full disk, tokens that may not be trained on); 70 a fault
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from traceback import print_exc
 from types import FrameType
+from typing import Any, TypeAlias
 
 from polyturn.errors import (
     BadInput,
@@ -24,6 +27,7 @@ from polyturn.errors import (
     UnknownName,
 )
 
+Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 DONE, FOUND, BAD_INPUT, PART_FAILED, RUN_FAILED, FAULT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
 COMMANDS = {
@@ -70,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given
     given = [word for word in given if word != "--traceback"]
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    before = with_signal(signal.SIGTERM, _terminated)
     try:
-        with_signal(signal.SIGTERM, _terminated)
         return dispatch(given)
     except KeyboardInterrupt:
         say(f"interrupted; what was finished is kept{_resume_hint(given)}")
@@ -93,14 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT if stop.code else DONE
+    finally:
+        with_signal(signal.SIGTERM, before)
 
 
-def with_signal(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> None:
-    """Sets a signal handler where that is possible: in the main thread."""
-    import threading
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
+def with_signal(number: signal.Signals, handler: Handler) -> Handler:
+    """Sets a signal handler where that is possible, in the main thread, and returns the one before."""
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(number, handler)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -54,7 +54,8 @@ def command(name: str, arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("run RECIPE", f"Run a recipe. Recipes: {', '.join(shipped()) or 'none'}, or a .py file.", EXAMPLES)
+    parser = Parser("run", f"Run a recipe. Recipes: {', '.join(shipped()) or 'none'}, or a .py file.", EXAMPLES)
+    parser.usage = "polyturn run RECIPE [options] [settings of the recipe as flags]"
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where run folders are made (runs)")
     parser.add_argument("--folder", metavar="FOLDER", help="this run's own folder, new or empty")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")

@@ -49,8 +49,8 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("arguments", [
-    ["envs", "--jsn"], ["methods", "--jsno"], ["doctor", "--jsonn"], ["runs", "list", "--jso"], ["eval", "x", "--polcy"],
-    ["play", "x", "--jsonx"], ["audit", "x", "--jsno"], ["chat", "x", "--trace"],
+    ["envs", "--jsn"], ["methods", "--jsno"], ["doctor", "--jsonn"], ["runs", "list", "--jso"],
+    ["eval", "x", "--polcy"], ["play", "x", "--jsonx"], ["audit", "x", "--jsno"], ["chat", "x", "--trace"],
 ])
 def test_an_unknown_flag_names_the_nearest(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
@@ -74,8 +74,8 @@ def raising(error: BaseException) -> Callable[[str, list[str]], int]:
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
-    (KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated"), (NotFinite("loss is nan"), 4, "loss is nan"),
-    (RuntimeError("odd"), 70, "a fault of Polyturn itself"),
+    (KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated"),
+    (NotFinite("loss is nan"), 4, "loss is nan"), (RuntimeError("odd"), 70, "a fault of Polyturn itself"),
 ])
 def test_what_a_command_raises(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -107,7 +107,8 @@ sys.exit(main(["runs", "list"]))
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_with_one_line(sent: signal.Signals, code: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", WAITING], text=True, **both) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "waiting\n"
         os.kill(child.pid, sent)
