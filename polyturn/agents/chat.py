@@ -53,7 +53,7 @@ class ChatAgent:
 class AnswerAgent:
     """A scripted player in the clothes of :class:`ChatAgent`: same view, same record, the words from ``answer``.
 
-    Its policy must be a :class:`polyturn.policies.scripted.Dictated`, which spells the one allowed choice; so its play
+    Its policy must be a :class:`polyturn.policies.dictated.Dictated`, which spells the one allowed choice; so its play
     is recorded turn by turn, as a demonstration where that policy has a chat.
     """
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
-from polyturn.errors import BadInput, NotTrainable
+from polyturn.advantages.turn import as_tokens
+from polyturn.arrays import Advantage, Tokens, Weighting, as_turns, lay_out
+from polyturn.errors import NotTrainable
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
@@ -22,7 +23,7 @@ from polyturn.protocols import Curriculum, Filter, Policy, Stateful
 from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches
-from polyturn.types import Episode, FloatArray, Group, all_turns
+from polyturn.types import Episode, Group, all_turns
 
 Metrics = dict[str, float]
 
@@ -37,9 +38,9 @@ class Rule:
     filters: tuple[Filter, ...] = (without_errors,)
     demonstrations: bool = False
     """True waives the rule that trained tokens were sampled: for likelihood on scripted play. It is recorded."""
-    on_policy: bool = True
-    """True: one update per batch by the weights that wrote it, so the learner's own log-probabilities in the update
-    stand for the old ones and no pass is spent on measuring them. False: measure first."""
+    proportional: bool = False
+    """True where the loss is proportional to the advantage (no entropy or KL term): tokens of advantage zero, as in
+    groups that all scored alike, then weigh zero, which changes no gradient and spares their computation."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ class Stage:
     name: str
     curriculum: Curriculum
     policies: Mapping[str, Policy]
+    """Who plays, by name."""
+    model: Local
+    """What is trained and published; plays where it stands in ``policies``."""
     learner: Learner
     rule: Rule
     iterations: int
     policy: str = "main"
+    """The name whose turns are learned from."""
     pool: Pool = Pool()
     memory: Mapping[str, Stateful] = field(default_factory=dict)
     """What else must survive a resume (an advantage's baseline)."""
@@ -81,7 +86,7 @@ async def train(
     if run.at is not None and run.at[0] == stage.name:
         done = run.at[1]
         run.restore(stage.parts)
-        stage.learner.hand_over(_local(stage))
+        stage.model.publish(stage.learner.version)
     run.progress.stage(stage.name, stage.iterations)
     best = -np.inf
     for i in range(done, stage.iterations):
@@ -90,12 +95,12 @@ async def train(
             metrics["evaluate/score"] = await evaluate(i + 1)
             if metrics["evaluate/score"] > best:
                 best = metrics["evaluate/score"]
-                _local(stage).save(run.model_folder(f"{stage.name}-best"))
+                stage.model.save(run.model_folder(f"{stage.name}-best"))
         run.recorder.metrics(i, metrics, stage=stage.name)
         run.progress.iteration(i, metrics)
         if (i + 1) % save_every == 0 and i + 1 < stage.iterations:
             run.save(stage.name, i + 1, stage.parts)
-    _local(stage).save(run.model_folder(stage.name))
+    stage.model.save(run.model_folder(stage.name))
     run.save(stage.name, stage.iterations, stage.parts)
 
 
@@ -121,7 +126,7 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     if stage.lr is not None:
         stage.learner.lr = stage.lr(i)
     metrics = learn(run, stage, i, kept)
-    stage.learner.publish(_local(stage))
+    stage.learner.publish(stage.model)
     return {**played_metrics(groups, played - started), **metrics, "loop/seconds": time.monotonic() - started}
 
 
@@ -129,19 +134,20 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     """Groups to one update: lay out, measure, credit, weigh, update, record. Its metrics."""
     tokens = lay_out(groups, stage.policy)
     _refuse_unproved(tokens, stage.rule)
-    measured = None if stage.rule.on_policy else stage.learner.measure(tokens)
+    measured = stage.learner.measure(tokens)
     turns = as_turns(tokens, measured)
-    advantage_N = as_token_axis(stage.rule.advantage(turns), turns)
+    advantage_N = as_tokens(stage.rule.advantage(turns), turns)
     observe = getattr(stage.rule.advantage, "observe", None)
     if observe is not None:
         observe(turns)
     weight_N = stage.rule.weighting(turns, tokens)
+    if stage.rule.proportional:
+        weight_N = np.where(advantage_N == 0, 0.0, weight_N)
     version = stage.learner.version
     metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, stage.rule.loss)
-    read = stage.learner.last if measured is None else measured
     waiver: Waiver = "demonstrations" if stage.rule.demonstrations else ""
     rows = credit_rows(
-        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
+        tokens, measured, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
     )
     run.recorder.credit(i, rows)
     return metrics
@@ -155,18 +161,6 @@ def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
             f"episode {source.episode.id}, seat {source.trajectory.seat}: a token was written by a script, not sampled; "
             "set demonstrations=True on the rule to learn from demonstrations"
         )
-
-
-def as_token_axis(advantage: FloatArray, turns: Turns) -> FloatArray:
-    """``advantage_N`` from ``advantage_N`` or ``advantage_BK`` (each token gets its turn's). Raises: BadInput."""
-    if advantage.shape == (len(turns.tokens),) and advantage.shape != turns.tokens_BK.shape:
-        return advantage
-    if advantage.shape != turns.tokens_BK.shape:
-        raise BadInput(
-            f"the advantage has shape {advantage.shape}; expected {turns.tokens_BK.shape} (by turn) "
-            f"or {(len(turns.tokens),)} (by token)"
-        )
-    return np.asarray(advantage[turns.tokens.trajectory_N, turns.tokens.turn_N], np.float64)
 
 
 def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
@@ -189,11 +183,3 @@ def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
         "rollout/turns": float(len(turns)), "rollout/tokens": float(tokens),
         "rollout/tokens_per_s": tokens / max(seconds, 1e-9), "rollout/illegal": illegal / max(len(turns), 1),
     }
-
-
-def _local(stage: Stage) -> Local:
-    policy = stage.policies[stage.policy]
-    if not isinstance(policy, Local):
-        raise BadInput(f"policy {stage.policy!r} is a {type(policy).__name__}; only a Local policy can be trained")
-    return policy
-

@@ -13,7 +13,7 @@ from typing import Any
 from polyturn.learn import checkpoint
 from polyturn.progress import Progress
 from polyturn.protocols import Stateful
-from polyturn.record.write import RunRecorder, open_run
+from polyturn.record.write import RunRecorder
 
 
 @dataclass
@@ -21,7 +21,8 @@ class Run:
     """What a recipe's ``main(settings, run)`` is given.
 
     ``checkpoints/state`` holds what a resume needs (one, the newest), ``checkpoints/<stage>`` model folders that
-    transformers or peft load unchanged, ``results.json`` what the recipe found.
+    transformers or peft load unchanged, ``results.json`` what the recipe found. Made on the folder of an earlier attempt,
+    a run goes on from the checkpoint; what was recorded after that is void.
     """
 
     folder: Path
@@ -31,24 +32,13 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     _found: Mapping[str, Any] | None = None
 
-    @classmethod
-    def open(
-        cls, folder: Path, progress: Progress, *, resume: bool = False, deterministic: bool = False, **info: Any
-    ) -> Run:
-        """A run in a new folder, or with ``resume`` one that goes on from its checkpoint: what was recorded after that
-        is void. ``info`` (recipe, text, settings, seeds) goes to :func:`polyturn.record.write.open_run`, whose errors
-        are raised here too.
-        """
-        run = cls(folder, open_run(folder, resume=resume, **info), progress, deterministic)
-        if resume:
-            run.recorder.rewind(None if run.at is None else _mark(*run.at))
-        return run
-
     def __post_init__(self) -> None:
         if self._results_file.exists():
             self.results = json.loads(self._results_file.read_text("utf-8"))
         if self._state_folder.exists():
             self._found = checkpoint.load(self._state_folder)
+        if self.recorder.attempt > 1:
+            self.recorder.rewind(None if self.at is None else _mark(*self.at))
 
     @property
     def _results_file(self) -> Path:
