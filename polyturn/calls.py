@@ -159,14 +159,16 @@ def _write_smollm2(calls: Sequence[Call]) -> str:
 
 
 _PYTHON_TAG = "<|python_tag|>"
+_BARE = re.compile(r"""(?:\A|\n)\s*(?=\{\s*"(?:name|type|parameters|arguments)")""")
 
 
 def _read_llama3(text: str) -> Reading:
     before, tag, body = text.partition(_PYTHON_TAG)
     if not tag:
-        before, body = "", text
-        if not re.match(r'\s*\{\s*"(name|type|parameters|arguments)"', text):
+        start = _BARE.search(text)
+        if start is None:
             return text, ()
+        before, body = text[: start.start()], text[start.end():]
     calls: list[Call] = []
     while body.strip():
         found, rest = _as_calls(body)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyturn.calls import Grammar, split_reasoning
+from polyturn.calls import GRAMMARS, Grammar, split_reasoning
 from polyturn.errors import BadInput
 from polyturn.protocols import Piece, Written
 from polyturn.template import GUARDS, Page, Template
@@ -60,12 +60,18 @@ class Chat:
     @property
     def warning(self) -> str:
         """What callers must show; empty if nothing is unusual."""
-        if not self.fallback:
-            return ""
-        return (
-            "this tokenizer has no chat template: messages are written as 'User: ...' and 'Assistant: ...', which the "
-            "model was not taught; set tokenizer.chat_template to the template it was trained with"
-        )
+        found = []
+        if self.fallback:
+            found.append(
+                "this tokenizer has no chat template: messages are written as 'User: ...' and 'Assistant: ...', which "
+                "the model was not taught; set tokenizer.chat_template to the template it was trained with"
+            )
+        if not self._template.reads_calls:
+            found.append(
+                f"the chat template writes tool calls in a format that grammar {self.grammar.name!r} does not read: "
+                f"calls of the model will stand in its text; known grammars: {', '.join(sorted(GRAMMARS))}"
+            )
+        return "; ".join(found)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
@@ -238,9 +244,9 @@ class Chat:
         while kept and kept[-1] in self.stop_ids:
             kept.pop()
         text = str(self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        header = self._template.header(None)
-        reasoning, text = split_reasoning(text, header.rstrip().endswith("<think>"))
-        text = text.removeprefix(self._template.lead)
+        reasoning, text = split_reasoning(text, bool(self._template.opened))
+        if reasoning is None:
+            text = text.removeprefix(self._template.lead)
         calls: tuple[Call, ...] = ()
         if tools or not self.grammar.bare:
             text, calls = self.grammar.read(text)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FALLBACK = (
-    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant:{{ message.content }}"
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant: {{ message.content }}"
     "{{ eos_token }}\n\n{% else %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
@@ -90,7 +90,9 @@ class Template:
     """One chat template with its habits: the headers and endings of replies, and what it leaves out.
 
     Attributes: ``ending`` the control token that ends a reply ("" if there is none), ``tail`` what follows a reply that
-    has no such token, ``lead`` what is written between a header and the reply's text.
+    has no such token, ``lead`` what is written between a header and the reply's text, ``opened``
+    the part of the header that opens a reply's reasoning, ``reads_calls`` whether the grammar reads the calls that the
+    template writes.
     """
 
     def __init__(
@@ -98,22 +100,26 @@ class Template:
     ) -> None:
         self._tokenizer = tokenizer
         self.fallback = not tokenizer.chat_template
-        self.source = _source(tokenizer)
+        self._sources = _sources(tokenizer)
+        self.source = "\n".join(dict.fromkeys(self._sources))
         self.control = _control(tokenizer)
         self.guard = Guard(self.control)
         self.grammar: Grammar = (
             grammar_of(self.source, tokenizer.get_added_vocab()) if grammar is None else grammar_named(grammar)
         )
         bos, eos = tokenizer.bos_token, tokenizer.eos_token
-        self._options = {
-            "strftime_now": TODAY.strftime, "bos_token": bos or "", "eos_token": eos or "", **options,
-        }
+        self._options = {"bos_token": bos or "", "eos_token": eos or "", **options}
         self._reasoning_key = next(
             (key for key in ("reasoning_content", "thinking") if re.search(rf"""[.'"]{key}\b""", self.source)), None
         )
+        self._as_text = False
         self._shows_system = self._shows([{"role": "system", "content": _SYSTEM}, _asked()], _SYSTEM)
-        called = [_asked(), _called()]
+        self._as_text = not self._shows([_asked(), self._called()], _NAME)
+        called = [_asked(), self._called()]
         self._shows_calls = self._shows(called, _NAME)
+        self.reads_calls = not self._shows_calls or any(
+            call.name == _NAME for call in self.grammar.read(self._fill(called, (), False).rpartition(_USER)[2])[1]
+        )
         self._shows_results = self._shows([*called, _answered()], _TOOL)
         self._shows_tools = self._shows([_asked()], _NAME, [_as_schema(Tool(_NAME))])
         self._find_habits(called)
@@ -127,8 +133,11 @@ class Template:
         before, found, after = text.partition(_REPLY)
         if not found:
             raise BadInput("the chat template does not show what an assistant said; give the tokenizer another one")
+        self.opened = self._header[self._header.rfind("<think>"):] if self._header.rstrip().endswith("<think>") else ""
         opening = before.rfind(self._header)
         self.lead = before[opening + len(self._header):] if opening >= 0 else ""
+        if self.opened:
+            self.lead = wrap_reasoning("", "").removeprefix(self.opened)
         controls = [token for token in self.control if token in after]
         self.ending = min(controls, key=lambda token: (after.index(token), -len(token)), default="")
         self.tail = after
@@ -177,11 +186,26 @@ class Template:
         return Page(self._fill(rendered, schemas, open_), marks)
 
     def reply(self, message: Message, tools: Sequence[Tool]) -> str:
-        """The text of a reply as the template writes it between its header and its end of turn (guarded)."""
+        """The text of a reply as the template writes it between its header and its end of turn (guarded).
+
+        Raises: BadInput where the template leaves out a part of the reply, or writes it elsewhere.
+        """
         schemas = [self.guard.hide(_as_schema(tool)) for tool in tools] if self._shows_tools else []
+        marked, marks = self._marked(message, self._fields(message, {}), FIRST_MARK + 8)
+        shown = self._fill([_asked(), marked], schemas, False)
+        lost = [mark for mark in marks if mark not in shown]
         text = self._fill([_asked(), self._fields(message, {})], schemas, False).rpartition(_USER)[2]
-        text = text[text.index(self._header) + len(self._header):]
-        return text[: text.rindex(self.ending)] if self.ending else text.removesuffix(self.tail)
+        header = self._header.removesuffix(self.opened)
+        if header not in text or (lost and not self.opened):
+            raise BadInput(
+                f"the chat template does not write this reply whole after its header (reasoning, text and "
+                f"{len(message.calls)} calls together), so no ids spell it; drop the part that it leaves out"
+            )
+        text = text[text.index(header) + len(header):]
+        text = text[: text.index(self.ending)] if self.ending else text.removesuffix(self.tail)
+        if self.opened and not text.startswith(self.opened):
+            text = wrap_reasoning(self.guard.hide(message.reasoning), text.lstrip("\n"))
+        return text.removeprefix(self.opened)
 
     # ------------------------------------------------------------ fields of one message
 
@@ -214,7 +238,7 @@ class Template:
             else:
                 fields["content"] = wrap_reasoning(reasoning, content)
         if good:
-            fields["tool_calls"] = [_as_tool_call(self._guarded(call)) for call in good]
+            fields["tool_calls"] = [self._as_tool_call(self._guarded(call)) for call in good]
         return fields
 
     def _guarded(self, call: Call) -> Call:
@@ -267,15 +291,26 @@ class Template:
 
     # ------------------------------------------------------------ the template itself
 
+    def _called(self) -> dict[str, Any]:
+        call = self._as_tool_call(Call("a1B2c3D4e", _NAME, {}))
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+    def _as_tool_call(self, call: Call) -> dict[str, Any]:
+        """A call as templates expect it: most want its arguments as an object, some as JSON text."""
+        arguments: Any = dict(call.arguments or {})
+        if self._as_text:
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
     def _fill(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], open_: bool) -> str:
         from jinja2 import TemplateError
 
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tools=list(tools) or None, chat_template=self.source if self.fallback else None,
+                messages, tools=list(tools) or None, chat_template=self._sources[bool(tools)],
                 add_generation_prompt=open_, tokenize=False, **self._options,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise BadInput(
                 f"the model's chat template refuses this conversation of roles "
                 f"{[message['role'] for message in messages][:12]}: {error}"
@@ -285,18 +320,27 @@ class Template:
     def _shows(self, messages: list[dict[str, Any]], mark: str, tools: Sequence[dict[str, Any]] = ()) -> bool:
         try:
             return mark in self._fill(messages, tools, False)
-        except (BadInput, TypeError, KeyError, AttributeError):
+        except BadInput:
             return False
 
 
 _EXAMPLE = Call("", "name", {"argument": "value"})
 
 
-def _source(tokenizer: PreTrainedTokenizerBase) -> str:
-    chosen = tokenizer.chat_template
-    if not chosen:
-        return FALLBACK
-    return "\n".join(chosen.values()) if isinstance(chosen, Mapping) else str(chosen)
+def _sources(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The template without and with tools; where it asks for the date it is told :data:`TODAY`."""
+    if not tokenizer.chat_template:
+        return FALLBACK, FALLBACK
+    chosen = [str(tokenizer.get_chat_template(None, tools)) for tools in (None, [{}])]
+    return _dated(chosen[0]), _dated(chosen[1])
+
+
+def _dated(source: str) -> str:
+    layouts = set(re.findall(r"""strftime_now\(\s*["'](.*?)["']\s*\)""", source))
+    if not layouts:
+        return source
+    dates = json.dumps({layout: TODAY.strftime(layout) for layout in sorted(layouts)})
+    return f"{{%- macro strftime_now(layout) -%}}{{{{- {dates}[layout] -}}}}{{%- endmacro -%}}{source}"
 
 
 def _control(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -309,19 +353,8 @@ def _asked() -> dict[str, Any]:
     return {"role": "user", "content": _USER}
 
 
-def _called() -> dict[str, Any]:
-    call = _as_tool_call(Call("a1B2c3D4e", _NAME, {}))
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
-
-
 def _answered() -> dict[str, Any]:
     return {"role": "tool", "content": _TOOL, "name": _NAME, "tool_call_id": "a1B2c3D4e"}
-
-
-def _as_tool_call(call: Call) -> dict[str, Any]:
-    return {
-        "id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments or {})},
-    }
 
 
 def _as_schema(tool: Tool) -> dict[str, Any]:
