@@ -354,7 +354,9 @@ def _record(cls: Any) -> Shape:
     def decode(data: Any) -> Any:
         missing = [key for name, key, _, _ in plan if key not in data and name in needed]
         if missing:
-            raise BadInput(f"a {cls.__name__} on disk lacks {', '.join(missing)}; it holds {', '.join(data)}")
+            article = "an" if cls.__name__[0] in "AEIOU" else "a"
+            raise BadInput(f"{article} {cls.__name__} on disk lacks the column {', '.join(missing)}; it holds "
+                           f"{', '.join(data)}")
         return cls(**{name: back(data[key]) for name, key, _, back in plan if key in data})
 
     return Shape(encode, decode, _struct(shapes))
