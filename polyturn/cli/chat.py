@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from polyturn.cli.evaluate import add_server, closed
+from polyturn.cli.evaluate import add_means, closed, means_of
 from polyturn.cli.parse import Parser, positive, print_json
 from polyturn.programs import Table
 from polyturn.types import Task
@@ -32,7 +32,7 @@ def _parser() -> Parser:
     parser.add_argument("--system", default="", help="a system message")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 = the most likely token (0.7)")
     parser.add_argument("--max-tokens", type=positive, default=256, help="longest reply in tokens (256)")
-    add_server(parser)
+    add_means(parser)
     parser.add_argument("--json", action="store_true", help="the dialogue as one JSON object on the last line")
     return parser
 
@@ -41,15 +41,14 @@ async def talk(asked: argparse.Namespace) -> int:
     """One episode whose environment is the person."""
     from polyturn.agents.chat import ChatAgent
     from polyturn.cli.play import as_json
-    from polyturn.cli.policy import Server, open_policy
+    from polyturn.cli.policy import open_policy
     from polyturn.cli.subject import MAIN
     from polyturn.programs import ProgramSuite, as_env
     from polyturn.protocols import Match, Player, Spec
     from polyturn.rollout.pool import play
     from polyturn.types import Sampling
 
-    server = Server(asked.model, asked.key_env, asked.spend_limit, asked.price_prompt, asked.price_completion)
-    policy = open_policy(asked.policy, server)
+    policy = open_policy(asked.policy, means_of(asked))
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     suite = ProgramSuite(Spec("chat", step_timeout_s=DAY_S), as_env(_program(quiet=asked.json)), {})
     agent = Player(lambda: ChatAgent(asked.system, sampling=sampling), MAIN)

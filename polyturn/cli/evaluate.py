@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from polyturn.cli.parse import Parser, check_flags, positive, print_json
 
 if TYPE_CHECKING:
+    from polyturn.cli.policy import Means
     from polyturn.evaluate.benchmark import Result
 
 EXAMPLES = (
@@ -41,7 +42,7 @@ def _parser() -> Parser:
     parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")
     parser.add_argument("--tasks", type=positive, help="tasks of each environment (all held-out ones)")
     add_sampling(parser)
-    add_server(parser)
+    add_means(parser)
     parser.add_argument("--concurrency", type=positive, default=64, help="episodes that run together (64)")
     parser.add_argument("--deterministic", action="store_true", help="same episodes every time; slower")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
@@ -55,19 +56,27 @@ def add_sampling(parser: Parser) -> None:
     parser.add_argument("--mask", action="store_true", help="only replies that the rules allow")
 
 
-def add_server(parser: Parser) -> None:
-    """Flags for a policy behind an address."""
-    parser.add_argument("--model", default="", help="for an address: the model's name on the server")
+def add_means(parser: Parser) -> None:
+    """Flags that say how a model is run, here or behind an address."""
+    parser.add_argument("--model", default="", help="for an address: the model's name there; for base: a model folder")
     parser.add_argument("--key-env", default="OPENAI_API_KEY", help="variable that holds the key (OPENAI_API_KEY)")
     parser.add_argument("--spend-limit", type=float, metavar="USD", help="for an address: the most to spend")
     parser.add_argument("--price-prompt", type=float, metavar="USD", help="for a million prompt tokens")
     parser.add_argument("--price-completion", type=float, metavar="USD", help="for a million completion tokens")
 
 
+def means_of(asked: argparse.Namespace, dtype: str = "float32") -> Means:
+    """What these flags say."""
+    from polyturn.cli.policy import Means
+
+    return Means(asked.model, dtype, getattr(asked, "deterministic", False), asked.key_env, asked.spend_limit,
+                 asked.price_prompt, asked.price_completion)
+
+
 async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
     """The result of the asked policy on the asked subject."""
-    from polyturn.cli.policy import Server, check_policy, open_policy, seated
-    from polyturn.cli.subject import MAIN, matches_of
+    from polyturn.cli.policy import check_policy, open_policy, seated
+    from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
     from polyturn.progress import make_progress
     from polyturn.rollout.pool import Pool
@@ -75,10 +84,9 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
 
     check_policy(asked.policy)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
-    matches = seated(asked.policy, matches_of(
-        asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask))
-    server = Server(asked.model, asked.key_env, asked.spend_limit, asked.price_prompt, asked.price_completion)
-    policy = open_policy(asked.policy, server, deterministic=asked.deterministic)
+    exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask)
+    matches = seated(asked.policy, exam.matches)
+    policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
     progress.stage(f"eval {asked.subject} with {asked.policy}", sum(match.rollouts for match in matches))
     done = iter(range(sys.maxsize))

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from polyturn.cli.evaluate import add_sampling, add_server, closed
+from polyturn.cli.evaluate import add_means, add_sampling, closed, means_of
 from polyturn.cli.parse import Parser, positive, print_json
 from polyturn.errors import BadInput
 from polyturn.protocols import Match
@@ -37,14 +37,14 @@ def _parser() -> Parser:
     parser.add_argument("--episodes", type=positive, default=1, help="held-out tasks to play (1)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other worlds (0)")
     add_sampling(parser)
-    add_server(parser)
+    add_means(parser)
     parser.add_argument("--json", action="store_true", help="the episodes as one JSON object on the last line")
     return parser
 
 
 async def watch(asked: argparse.Namespace) -> list[Group]:
     """The groups that were played, printed while they were (to stderr with ``--json``)."""
-    from polyturn.cli.policy import Server, check_policy, open_policy, seated
+    from polyturn.cli.policy import check_policy, open_policy, seated
     from polyturn.cli.subject import MAIN, held_out, suite_of
     from polyturn.cli.terminal import Watcher, read_line
     from polyturn.policies.person import Person
@@ -62,8 +62,7 @@ async def watch(asked: argparse.Namespace) -> list[Group]:
     matches = seated(asked.policy, [_taken(replace(match, seed=asked.seed), asked.seat) for match in matches])
     person = Person(lambda: read_line("> "), show, name="person")
     needed = any(player.policy == MAIN for match in matches for player in match.cast.values())
-    server = Server(asked.model, asked.key_env, asked.spend_limit, asked.price_prompt, asked.price_completion)
-    policy = open_policy(asked.policy, server) if needed else None
+    policy = open_policy(asked.policy, means_of(asked)) if needed else None
     policies: dict[str, Any] = {"person": person} if policy is None else {"person": person, MAIN: policy}
     recorder = Watcher(show, frozenset({"person"}))
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from polyturn.agents.chat import AnswerAgent
 from polyturn.cli.subject import MAIN
@@ -18,10 +19,13 @@ MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
-class Server:
-    """How a server is used: model, key, money."""
+class Means:
+    """How a model is run, here or on a server: numbers, key, money."""
 
     model: str = ""
+    """The name that a server knows its model by; for ``base``, a model folder in place of the embedded model."""
+    dtype: str = "float32"
+    deterministic: bool = False
     key_env: str = "OPENAI_API_KEY"
     spend_limit_usd: float | None = None
     price_prompt: float | None = None
@@ -55,7 +59,7 @@ def model_folder(folder: Path) -> Path:
     return max(stages, key=lambda path: path.stat().st_mtime)
 
 
-def open_policy(policy: str, server: Server = Server(), *, deterministic: bool = False) -> Policy:
+def open_policy(policy: str, means: Means = Means()) -> Policy:
     """The policy of this name, ready to sample, under the name ``main``."""
     check_policy(policy)
     if policy in ("random", "null", "oracle"):
@@ -63,13 +67,15 @@ def open_policy(policy: str, server: Server = Server(), *, deterministic: bool =
 
         return Dictated(name=MAIN)
     if policy.startswith(("http://", "https://")):
-        return _on_server(policy, server)
+        return _on_server(policy, means)
     from polyturn.policies.local import Local
 
-    return Local.load(None if policy == "base" else model_folder(Path(policy)), name=MAIN, deterministic=deterministic)
+    folder = (Path(means.model) if means.model else None) if policy == "base" else model_folder(Path(policy))
+    dtype: Any = "float32" if means.deterministic else means.dtype
+    return Local.load(folder, name=MAIN, dtype=dtype, deterministic=means.deterministic)
 
 
-def _on_server(address: str, server: Server) -> Policy:
+def _on_server(address: str, server: Means) -> Policy:
     from polyturn.policies.endpoint import Endpoint, Prices
 
     if not server.model:

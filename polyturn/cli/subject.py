@@ -7,13 +7,14 @@ player's policy is ``"main"``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
+from typing import Any
 
 from polyturn.agents.chat import ChatAgent
 from polyturn.cli.listing import envs
-from polyturn.cli.recipe import Recipe, is_recipe, load, module_of, shipped
+from polyturn.cli.recipe import Recipe, is_recipe, load, module_of, read_settings, shipped
 from polyturn.errors import BadInput, UnknownName
 from polyturn.protocols import Agent, Match, Player, Suite
 from polyturn.types import Sampling, Seat, Task
@@ -57,10 +58,18 @@ def held_out(
     ]
 
 
-def matches_of(
-    subject: str, settings: Sequence[str], *, tasks: int | None, trials: int | None, sampling: Sampling, mask: bool,
-) -> list[Match]:
-    """The matches of a subject. A recipe says itself how it samples; ``settings`` are flags of its Settings.
+@dataclass(frozen=True)
+class Exam:
+    """What is played, and the recipe's settings where it is a recipe's."""
+
+    matches: list[Match]
+    settings: Any = None
+
+
+def exam_of(
+    subject: str, flags: Sequence[str], *, tasks: int | None, trials: int | None, sampling: Sampling, mask: bool,
+) -> Exam:
+    """The matches of a subject. A recipe says itself how it samples; ``flags`` are those of its Settings.
 
     Raises: UnknownName for a subject that is neither, BadInput for a recipe without held-out tasks.
     """
@@ -69,21 +78,23 @@ def matches_of(
         if subject not in known:
             raise UnknownName("environment or recipe", subject, [*known, *shipped()])
     if is_recipe(subject):
-        return _of_recipe(load(subject), settings, tasks, trials)
-    if settings:
-        raise BadInput(f"{subject} is an environment and takes no settings; leave out {' '.join(settings)}")
-    return held_out(suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask)
+        recipe = load(subject)
+        return exam_of_recipe(recipe, read_settings(recipe, flags), tasks, trials)
+    if flags:
+        raise BadInput(f"{subject} is an environment and takes no settings; leave out {' '.join(flags)}")
+    return Exam(held_out(suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask))
 
 
-def _of_recipe(recipe: Recipe, settings: Sequence[str], tasks: int | None, trials: int | None) -> list[Match]:
-    from polyturn.cli.recipe import read_settings
-
+def exam_of_recipe(recipe: Recipe, settings: Any, tasks: int | None, trials: int | None) -> Exam:
+    """A recipe's held-out matches. Raises: BadInput for a recipe without them."""
     if recipe.held_out is None:
         raise BadInput(f"recipe {recipe.name} has no held-out tasks (no function held_out(settings))")
-    matches = list(recipe.held_out(read_settings(recipe, settings)))
+    matches = list(recipe.held_out(settings))
     if tasks is not None:
         matches = first_of_each(matches, tasks)
-    return [replace(match, rollouts=trials) for match in matches] if trials else matches
+    if trials is not None:
+        matches = [replace(match, rollouts=trials) for match in matches]
+    return Exam(matches, settings)
 
 
 def first_of_each(matches: Sequence[Match], tasks: int) -> list[Match]:
