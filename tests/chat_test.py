@@ -232,11 +232,8 @@ def test_a_reply_of_another_seat_and_an_edited_one_are_tokenized_not_spliced() -
 
 
 def test_a_prompt_costs_one_rendering_and_a_rewritten_history_two() -> None:
-    class Counting(Chat):
-        """Only counts; a class of the test."""
-
     for template, expected in ((CHATML, 1), (QWEN, 2)):
-        chat = Counting(byte_tokenizer(template))
+        chat = Chat(byte_tokenizer(template))
         talk = Talk(chat, user("a"))
         talk.say([*b"<think>\nhm\n</think>\n\nyes", 257])
         talk.log.append(user("b"))
