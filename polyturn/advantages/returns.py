@@ -111,7 +111,9 @@ def turn_gae(
     value_N = measured_head(turns, head)
     tokens = turns.tokens
     value_BK = np.zeros(turns.kept_BK.shape)
-    value_BK[tokens.trajectory_N[::-1], tokens.turn_N[::-1]] = value_N[::-1]  # the first token is written last
+    place_N = tokens.trajectory_N.astype(np.int64) * turns.kept_BK.shape[1] + tokens.turn_N
+    first, index = np.unique(place_N, return_index=True)
+    value_BK.flat[first] = value_N[index]
     steps_BK = live_BK(turns) & (turns.tokens_BK > 0)
     return gae(rewards_BK(turns, channels), value_BK, steps_BK, turns.bootstrap_B, gamma=gamma, lambda_=lambda_)
 

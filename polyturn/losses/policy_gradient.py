@@ -29,7 +29,7 @@ def policy_gradient(
     ``behavior_N`` is not looked at.
 
     Metrics, over trained tokens: ``policy/loss``, ``policy/count``, ``policy/clipped`` (tokens whose gradient the clip
-    took away), ``policy/ratio``, ``policy/ratio_max``, ``policy/old_kl`` (k3 estimate of KL(old, present)); with
+    took away), ``policy/ratio``, ``policy/ratio_square``, ``policy/old_kl`` (k3 estimate of KL(old, present)); with
     ``truncate`` also ``policy/importance`` and ``policy/truncated``.
 
     Raises: BadInput for options out of range, NotTrainable for an unknown ``behavior`` with ``truncate``, NotFinite
@@ -88,7 +88,7 @@ def _clipped(
     drift_N = (learned.old_N - learned.logprob_N).detach()
     metrics: Metrics = {
         "policy/count": float(len(weight_N)), "policy/clipped": total(gain_N.detach() != plain_N.detach()),
-        "policy/ratio": total(ratio_N), "policy/ratio_max": float(ratio_N.detach().max()) if len(ratio_N) else 0.0,
+        "policy/ratio": total(ratio_N), "policy/ratio_square": total(ratio_N**2),
         "policy/old_kl": total(torch.expm1(drift_N) - drift_N),
     }
     if truncate is not None:

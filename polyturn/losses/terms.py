@@ -1,8 +1,8 @@
 """What loss terms share: their unit, the trained tokens, sums over segments, and how terms add up.
 
-A loss returns ``sum(weight_N * term_N)`` and metrics. Metrics are sums over trained tokens (or segments), so that those
-of two halves of a batch add up; names that end in ``_max`` are the larger of the two. A mean is taken by the reader:
-``policy/clipped / policy/count``.
+A loss returns ``sum(weight_N * term_N)`` and metrics. Metrics are sums over trained tokens (or turns, trajectories,
+pairs), so that the learner adds up those of the parts of a batch. A mean is taken by the reader, as
+``policy/clipped / policy/count``; ``.../loss`` is the weighted sum itself.
 """
 
 from __future__ import annotations
@@ -100,19 +100,6 @@ class Sum:
         for coefficient, term in self.terms:
             value, named = term(learned)
             loss = loss + coefficient * value
-            metrics = merge(metrics, named)
+            for name, amount in named.items():
+                metrics[name] = metrics.get(name, 0.0) + amount
         return loss, metrics
-
-
-def merge(first: Metrics, second: Metrics) -> Metrics:
-    """The metrics of two parts of a batch together: sums, and the larger of those that end in ``_max``.
-
-    >>> merge({"policy/count": 2.0, "policy/ratio_max": 1.5}, {"policy/count": 3.0, "policy/ratio_max": 1.1})
-    {'policy/count': 5.0, 'policy/ratio_max': 1.5}
-    """
-    merged = dict(first)
-    for name, value in second.items():
-        if name in merged:
-            value = max(merged[name], value) if name.endswith("_max") else merged[name] + value  # noqa: PLW2901
-        merged[name] = value
-    return merged

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -108,27 +109,47 @@ def random_groups(draw: random.Random, *, families: Sequence[str] = ("a", "b"), 
     ]
 
 
+@cache
+def random_batch(seed: int) -> tuple[list[Group], Turns]:
+    """Random groups with what the learner read: a value before each token and one after each end, from 0..1."""
+    groups = random_groups(random.Random(seed))
+    draw = np.random.default_rng(seed)
+
+    def measure(n: int, b: int) -> Measured:
+        read = draw.normal(size=(2, n))
+        return Measured(*read, None, {"value": draw.random(n)}, {"value": draw.random(b)})
+
+    return groups, batch(groups, measure)
+
+
 def _random_episode(
     draw: random.Random, name: str, family: str, trial: int, seats: Sequence[Seat], workers: bool
 ) -> Episode:
     said = {seat: [_random_turn(draw) for _ in range(draw.randint(1, 4))] for seat in seats}
-    at = 0
-    for turns in said.values():
-        for k, turn in enumerate(turns):
-            turns[k] = Said(**{**vars(turn), "at": at, "step": k})
-            at += 1
     for worker in range(draw.randint(0, 2) if workers else 0):
-        turns = [Said(**{**vars(_random_turn(draw)), "rewards": {}, "step": k}) for k in range(draw.randint(1, 2))]
-        said[f"{seats[0]}/worker.{worker}"] = [Said(**{**vars(turn), "at": at + k}) for k, turn in enumerate(turns)]
-        at += len(turns)
+        said[f"{seats[0]}/worker.{worker}"] = [
+            replace(_random_turn(draw), rewards={}) for _ in range(draw.randint(1, 3))
+        ]
+    _interleave(draw, said)
     value = None if draw.random() < 0.1 else draw.choice((0.0, 0.25, 0.5, 1.0))
     scores = {"score": {seat: Score(value if value is None else value + i) for i, seat in enumerate(seats)}}
     stop = Stop("truncated") if draw.random() < 0.3 else Stop("done")
     return episode(said, name=name, family=family, trial=trial, scores=scores, stop=stop)
 
 
+def _interleave(draw: random.Random, said: dict[Seat, list[Said]]) -> None:
+    """Gives every turn a step and an order in the episode; both rise within a seat."""
+    order = []
+    for seat, turns in said.items():
+        moments = sorted((draw.randint(0, 3), draw.random()) for _ in turns)
+        order += [(*moment, seat, k) for k, moment in enumerate(moments)]
+    for at, (step, _, seat, k) in enumerate(sorted(order)):
+        said[seat][k] = replace(said[seat][k], at=at, step=step)
+
+
 def _random_turn(draw: random.Random) -> Said:
     return Said(
-        tokens=draw.randint(1, 3), rewards={"score": draw.choice((-0.25, 0.25, 0.5))} if draw.random() < 0.5 else {},
+        tokens=draw.randint(0 if draw.random() < 0.1 else 1, 3),
+        rewards={"score": draw.choice((-0.25, 0.25, 0.5))} if draw.random() < 0.5 else {},
         dropped="window" if draw.random() < 0.2 else "", finish="length" if draw.random() < 0.2 else "stop",
     )
