@@ -245,6 +245,7 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
 
     Raises: BadInput that says what is missing.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not folder.is_dir():
@@ -261,7 +262,7 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{folder} cannot be loaded as a causal language model: {error}") from error
     return model, tokenizer
 

@@ -27,16 +27,14 @@ def draw(logits_RV: torch.Tensor, requests: Sequence[Request]) -> list[Drawn | P
         heat[row] = request.sampling.temperature or 1.0
     scaled_RV = logits_RV / heat
     total_R = torch.logsumexp(scaled_RV, -1)
-    whole = [row for row, request in enumerate(requests) if _whole(request, logits_RV.shape[1])]
+    finite = [math.isfinite(total) for total in total_R[: len(requests)].tolist()]
+    whole = [row for row, request in enumerate(requests) if finite[row] and _whole(request, logits_RV.shape[1])]
     drawn = _draw_whole(scaled_RV, total_R, requests, whole) if whole else {}
     found: list[Drawn | PolicyFailed] = []
-    for row, (request, total) in enumerate(zip(requests, total_R[: len(requests)].tolist(), strict=True)):
-        if not math.isfinite(total):
-            found.append(_not_finite(request))
-        elif row in drawn:
-            found.append(drawn[row])
-        else:
-            found.append(_draw_masked(scaled_RV[row], request))
+    for row, request in enumerate(requests):
+        if finite[row] and row not in drawn:
+            drawn[row] = _draw_masked(scaled_RV[row], request)
+        found.append(drawn[row] if row in drawn and math.isfinite(drawn[row][1]) else _not_finite(request))
     return found
 
 

@@ -114,7 +114,7 @@ class Engine:
                         self._step()
                 except Exception as error:
                     self._fail_all(error)
-        self._fail_all(PolicyFailed("the sampler was closed while this request waited"))
+            self._fail_all(PolicyFailed("the sampler was closed while this request waited"))
 
     def _next(self) -> bool:
         """Waits for work and runs commands; False = closing."""
@@ -203,11 +203,12 @@ class Engine:
             failed.__cause__ = error
             error = failed
         with self._changed:
-            waiting, self._waiting = list(self._waiting), deque()
-            commands = list(self._commands)
+            waiting: list[Future[Any]] = [request.future for request in (*self._working, *self._waiting)]
+            waiting += [future for _, future in self._commands]
+            self._working.clear()
+            self._waiting.clear()
             self._commands.clear()
-        for request in [*self._working, *waiting]:
-            self._leave(request, error)
-        for _, future in commands:
-            future.set_exception(error)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
         self.stepper.drop()
