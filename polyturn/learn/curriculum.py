@@ -37,10 +37,13 @@ class Mixture:
     shares: Sequence[Share]
     seed: int = 0
     split: str = "train"
+    first: int = 0
+    """Added to the iteration: goes on where another mixture of the same seed ended."""
 
     def propose(self, iteration: int) -> Sequence[Match]:
         """The matches of an iteration, environment by environment. Raises: BadInput for a suite without tasks."""
-        return [match for place, share in enumerate(self.shares) for match in self._matches(place, share, iteration)]
+        shares = enumerate(self.shares)
+        return [match for place, share in shares for match in self._matches(place, share, iteration + self.first)]
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Nothing: the mixture does not adapt."""
@@ -49,7 +52,7 @@ class Mixture:
         return [
             Match(
                 share.suite, task, share.cast(task), derive(self.seed, self.split, iteration, place, index),
-                share.rollouts, share.limits, share.train, iteration=iteration,
+                share.rollouts, share.limits, share.train, iteration=iteration - self.first,
             )
             for index, task in enumerate(stretch(share.suite, self.split, iteration * share.groups, share.groups))
         ]

@@ -158,8 +158,8 @@ def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
         n = int(np.flatnonzero(~tokens.sampled_N)[0])
         source = tokens.trajectories[int(tokens.trajectory_N[n])]
         raise NotTrainable(
-            f"episode {source.episode.id}, seat {source.trajectory.seat}: a token was written by a script, not sampled; "
-            "set demonstrations=True on the rule to learn from demonstrations"
+            f"episode {source.episode.id}, seat {source.trajectory.seat}: a token was written by a script, not "
+            "sampled; set demonstrations=True on the rule to learn from demonstrations"
         )
 
 

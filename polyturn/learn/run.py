@@ -21,8 +21,8 @@ class Run:
     """What a recipe's ``main(settings, run)`` is given.
 
     ``checkpoints/state`` holds what a resume needs (one, the newest), ``checkpoints/<stage>`` model folders that
-    transformers or peft load unchanged, ``results.json`` what the recipe found. Made on the folder of an earlier attempt,
-    a run goes on from the checkpoint; what was recorded after that is void.
+    transformers or peft load unchanged, ``results.json`` what the recipe found. Made on the folder of an earlier
+    attempt, a run goes on from the checkpoint; what was recorded after that is void.
     """
 
     folder: Path

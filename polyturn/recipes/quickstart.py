@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from polyturn.envs.openspiel import exploitability, information_states, kuhn_pok
 from polyturn.envs.textarena import guess_the_number
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
+from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, passed, train
@@ -35,7 +37,7 @@ from polyturn.losses.weighting import family_mean
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.protocols import Answer, Ask, Match, Player, Policy, Suite
-from polyturn.record.read import read_episodes
+from polyturn.record.read import read_episodes, read_metrics
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
 from polyturn.types import Episode, FloatArray, Message, Sampling, Seat, Task, assistant
@@ -134,7 +136,8 @@ def foresee(settings: Settings) -> dict[str, Any]:
     """Seconds by stage on two cores, and bytes, for the embedded model."""
     warm = 1.2 * settings.warm_updates * settings.warm_episodes
     stages = {
-        "base": 1.0 * settings.test_tasks, "stage1": warm, "stage2": 0.9 * settings.iterations * settings.groups * settings.rollouts,
+        "base": 1.0 * settings.test_tasks, "stage1": warm,
+        "stage2": 0.9 * settings.iterations * settings.groups * settings.rollouts,
     }
     return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
 
@@ -268,19 +271,29 @@ class Quickstart:
 
     # ------------------------------------------------------------ stages
 
-    async def imitate(self, name: str, updates: int, episodes: int) -> None:
-        """Stage 1: likelihood of an imperfect demonstrator's moves."""
+    async def imitate(self, name: str, updates: int, episodes: int, *, first: int = 0) -> None:
+        """Likelihood of an imperfect demonstrator's moves; from update ``first`` on it continues stage 1."""
         if passed(self.run, name, ORDER):
             return
         settings = self.settings
         answers = demonstrator_of(settings.seed, settings.skill)
         shares = [self._share(suite, episodes, 1, answers) for suite in self.train_suites]
+        learner = self._learner(settings.warm_lr)
+        if first:
+            learner.restore(checkpoint.load(self._stage1_end))
+            self.model.publish(learner.version)
         stage = Stage(
-            name, Mixture(shares, derive("warm", settings.seed)), {"main": Dictated(name="main", chat=self.model.chat)},
-            self.model, self._learner(settings.warm_lr),
+            name, Mixture(shares, derive("warm", settings.seed), first=first),
+            {"main": Dictated(name="main", chat=self.model.chat)}, self.model, learner,
             Rule(no_advantage, family_mean, likelihood, demonstrations=True), updates, pool=self.pool,
         )
         await train(self.run, stage, save_every=settings.save_every)
+        if settings.control and not first:
+            checkpoint.save(self._stage1_end, learner.state())
+
+    @property
+    def _stage1_end(self) -> Path:
+        return self.run.model_folder("stage1-learner")
 
     async def reinforce(self, name: str) -> None:
         """Stage 2: rollouts against their group, self-play against each role's running baseline."""
@@ -294,10 +307,10 @@ class Quickstart:
             "guess_the_number": group_standardised, "tic_tac_toe": group_standardised,
             "kuhn_poker": RoleBaseline(baseline=level),
         })
+        rule = Rule(credit, family_mean, policy_gradient, proportional=True)
         stage = Stage(
             name, Mixture(shares, derive("play", settings.seed)), {"main": self.model}, self.model,
-            self._learner(settings.lr), Rule(credit, family_mean, policy_gradient, proportional=True), settings.iterations,
-            pool=self.pool, memory={"credit": credit},
+            self._learner(settings.lr), rule, settings.iterations, pool=self.pool, memory={"credit": credit},
         )
         await train(self.run, stage, save_every=settings.save_every)
 
@@ -314,19 +327,30 @@ class Quickstart:
         return Learner(self.model.model, lr=lr, dtype=dtype)
 
     async def control(self, name: str) -> None:
-        """Stage 1 continued: as many updates and trained tokens as stage 2 had."""
-        raise NotImplementedError
+        """Stage 1 continued, optimizer and all, for as many updates and about as many trained tokens as stage 2."""
+        settings = self.settings
+        trained = {stage: self._trained_tokens(stage) for stage in ("stage1", "stage2")}
+        per_episode = trained["stage1"] / (settings.warm_updates * settings.warm_episodes)
+        episodes = max(1, round(trained["stage2"] / settings.iterations / per_episode))
+        await self.imitate(name, settings.iterations, episodes, first=settings.warm_updates)
+        trained[name] = self._trained_tokens(name)
+        self.run.keep(trained_tokens=trained)
+        await self.rate_model(name)
+
+    def _trained_tokens(self, stage: str) -> float:
+        rows = read_metrics(self.run.folder)
+        return float(sum(row["values"]["learner/tokens"] for row in rows if row["stage"] == stage))
 
     # ------------------------------------------------------------ results
 
     def conclude(self) -> None:
         """Paired differences and the printed table."""
         table = {row: self.table[row] for row in ROWS if row in self.table}
-        pairs = {
-            f"stage2_minus_{other}": paired(table, "stage2", other) for other in ("stage1", "stage1_longer") if other in table
-        }
+        others = [row for row in ("stage1", "stage1_longer") if row in table]
+        pairs = {f"stage2_minus_{row}": paired(table, "stage2", row) for row in others}
         lines = [as_text(cells(table)), as_text(paired_cells(pairs))]
-        lines.append("Kuhn exploitability: " + ", ".join(f"{row} {value:.3f}" for row, value in self.exploitability.items()))
+        exploitable = ", ".join(f"{row} {value:.3f}" for row, value in self.exploitability.items())
+        lines.append(f"Kuhn exploitability: {exploitable}")
         self.run.keep(paired={name: as_json(pair) for name, pair in pairs.items()}, text="\n\n".join(lines))
 
 
