@@ -59,6 +59,7 @@ LAYER = {
     **dict.fromkeys(("rollout", "learn"), "3a"),
     **dict.fromkeys(("evaluate", "diagnose", "synthesize", "learn.loop"), "3b"),
     "control": "3c",
+    "conformance": "3d",
     **dict.fromkeys(("methods", "testing", "audit", "doctor"), "4"),
     **dict.fromkeys(("recipes", "cli", "dashboard", "verbs", "__main__"), "5"),
 }
@@ -138,7 +139,7 @@ DOORS = {
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},
 }
 """Heavy package -> where it may be imported at all; a file ``x_more`` beside the file ``x`` shares its door."""
-ALSO_INSIDE_FUNCTIONS = {"doctor", "cli", "testing", "recipes", "verbs"}
+ALSO_INSIDE_FUNCTIONS = {"doctor", "cli", "testing", "conformance", "recipes", "verbs"}
 
 
 def wrong_doors(module: Module) -> list[str]:

@@ -207,7 +207,7 @@ class InformationState:
     @property
     def messages(self) -> tuple[Message, ...]:
         """The dialogue up to the open ask, as messages in turn."""
-        said = [[*ask.messages, assistant(reply)] for ask, reply in zip(self.asks, self.replies, strict=False)]
+        said = [[*ask.messages, assistant(reply)] for ask, reply in zip(self.asks[:-1], self.replies, strict=True)]
         return (*(message for pair in said for message in pair), *self.asks[-1].messages)
 
     @property

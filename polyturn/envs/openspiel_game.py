@@ -200,6 +200,7 @@ class OpenSpielEnv:
         self._state = self._suite.game.deserialize_state(saved["state"])
         self._paid = {int(player): value for player, value in saved["paid"].items()}
         self._spoken = set(saved["spoken"])
+        self._moves = list(saved["moves"])
         return Step(self._asks())
 
     async def save(self) -> bytes:
@@ -207,7 +208,8 @@ class OpenSpielEnv:
         if self._state is None or self._stop is not None:
             raise BadInput("only a play that has started and is not over can be saved")
         heard = sorted(self._spoken - self._first)
-        return json.dumps({"state": self._state.serialize(), "paid": self._paid, "spoken": heard}).encode()
+        kept = {"state": self._state.serialize(), "paid": self._paid, "spoken": heard, "moves": self._moves}
+        return json.dumps(kept).encode()
 
     async def step(self, replies: Mapping[Seat, Message]) -> Step:
         """Plays the replies. Raises: BadInput for wrong seats."""

@@ -1,0 +1,1 @@
+"""The conformance checks behind :mod:`polyturn.testing`."""
