@@ -159,7 +159,7 @@ def oracle_of(suite: Any, task: Task, seat: Seat) -> Answer:
 
 def random_of(seed: int) -> Answers:
     """Uniform over the legal moves."""
-    return lambda suite, task, seat: suite.random_answer(task, seed, seat)  # type: ignore[no-any-return]
+    return lambda suite, task, seat: suite.random_answer(task, seed, seat)
 
 
 def demonstrator_of(seed: int, skill: float) -> Answers:

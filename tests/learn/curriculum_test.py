@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from polyturn.agents.chat import ChatAgent
+from polyturn.errors import BadInput
+from polyturn.learn.curriculum import Mixture, Share, stretch
+from polyturn.programs import ProgramSuite, as_env
+from polyturn.protocols import Player, Spec
+from polyturn.types import Task
+
+
+def suite(name: str, count: int) -> ProgramSuite:
+    async def nothing(task: object, seed: int, table: object) -> None:
+        return None
+
+    return ProgramSuite(Spec(name), as_env(nothing), {"train": [Task(f"{name}{i}", name) for i in range(count)]})
+
+
+def share(name: str, count: int, groups: int, rollouts: int) -> Share:
+    return Share(suite(name, count), lambda task: {"agent": Player(ChatAgent, "main")}, frozenset({"agent"}), groups, rollouts)
+
+
+def test_each_iteration_takes_the_next_stretch_of_every_environment() -> None:
+    mixture = Mixture([share("a", 100, 2, 3), share("b", 3, 2, 1)], seed=7)
+    first, second = mixture.propose(0), mixture.propose(1)
+    assert [m.task.id for m in first] == ["a0", "a1", "b0", "b1"]
+    assert [m.task.id for m in second] == ["a2", "a3", "b2", "b0"]  # b goes round
+    assert [m.rollouts for m in first] == [3, 3, 1, 1] and {m.iteration for m in second} == {1}
+    seeds = [m.seed for m in (*first, *second)]
+    assert len(set(seeds)) == len(seeds)
+    assert [m.seed for m in mixture.propose(1)] == [m.seed for m in second]
+
+
+def test_a_mixture_goes_on_where_another_ended() -> None:
+    shares = [share("a", 100, 2, 1)]
+    ended, going_on = Mixture(shares, seed=7), Mixture(shares, seed=7, first=4)
+    assert [m.task.id for m in going_on.propose(0)] == [m.task.id for m in ended.propose(4)]
+    assert [m.seed for m in going_on.propose(0)] == [m.seed for m in ended.propose(4)]
+    assert going_on.propose(0)[0].iteration == 0
+
+
+def test_a_suite_without_tasks_is_named() -> None:
+    with pytest.raises(BadInput, match="empty has no tasks"):
+        stretch(suite("empty", 0), "train", 0, 1)

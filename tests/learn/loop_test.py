@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyturn.advantages.group import RoleBaseline, group_standardised
+from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.audit import audit_run
+from polyturn.errors import NotTrainable
+from polyturn.learn.curriculum import Mixture, Share
+from polyturn.learn.learner import Learner
+from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.run import Run
+from polyturn.losses.likelihood import likelihood
+from polyturn.losses.policy_gradient import policy_gradient
+from polyturn.losses.weighting import token_mean
+from polyturn.policies.dictated import Dictated
+from polyturn.policies.local import Local
+from polyturn.programs import ProgramSuite, Table, as_env
+from polyturn.progress import make_progress
+from polyturn.protocols import Player, Spec
+from polyturn.record.read import read_credit, read_episodes, read_metrics
+from polyturn.record.write import open_run
+from polyturn.rollout.pool import Pool
+from polyturn.types import Sampling, Score, Task, assistant
+from tests.policies.tiny import tiny_local, tiny_model
+
+
+async def vowels(task: Task, seed: int, table: Table) -> Mapping[str, Any]:
+    """Two asks; the share of the reply's bytes that are 'a'..'m'."""
+    said = [(await table.ask("agent", f"say {number}")).text for number in range(2)]
+    letters = "".join(said)
+    return {"share": sum("a" <= letter <= "m" for letter in letters) / max(len(letters), 1)}
+
+
+class ByShare:
+    name = "score"
+
+    async def __call__(self, groups: Any) -> Any:
+        return {e.id: {"agent": Score(e.final["share"])} for group in groups for e in group}
+
+
+def suite() -> ProgramSuite:
+    tasks = [Task(f"t{i}", "vowels") for i in range(6)]
+    return ProgramSuite(Spec("vowels"), as_env(vowels), {"train": tasks}, verifier=ByShare())  # type: ignore[arg-type]
+
+
+def stage(model: Local, *, iterations: int, rule: Rule | None = None, lr: float = 3e-3) -> Stage:
+    cast = lambda task: {"agent": Player(lambda: ChatAgent(sampling=Sampling(max_tokens=6)), "main")}  # noqa: E731
+    mixture = Mixture([Share(suite(), cast, frozenset({"agent"}), 2, 4)], seed=3)
+    baseline = RoleBaseline()
+    rule = rule or Rule(baseline, token_mean, policy_gradient)
+    learner = Learner(model.model, lr=lr)
+    memory = {"baseline": baseline} if rule.advantage is baseline else {}
+    return Stage("play", mixture, {"main": model}, model, learner, rule, iterations, pool=Pool(4), memory=memory)
+
+
+def a_run(folder: Path, *, resume: bool = False) -> Run:
+    return Run(folder, open_run(folder, recipe="test", resume=resume), make_progress(StringIO()), deterministic=True)
+
+
+def weights(model: Local) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def numbers(run: Run) -> list[dict[str, float]]:
+    timed = ("seconds", "per_s")
+    return [
+        {name: value for name, value in row["values"].items() if not name.endswith(timed)}
+        for row in read_metrics(run.folder)
+    ]
+
+
+async def test_a_policy_learns_and_every_trained_token_is_proved(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    await train(run, stage(model, iterations=14, rule=Rule(group_standardised, token_mean, policy_gradient)))
+    scores = [row["score/vowels"] for row in numbers(run)]
+    assert np.mean(scores[-3:]) > np.mean(scores[:3]) + 0.15, scores
+    run.recorder.close()
+    report = audit_run(run.folder)
+    assert report.faults == () or list(report.faults) == []
+    assert report.tokens > 0
+    versions = {span.version for e in read_episodes(run.folder) for t in e.trajectories for span in t.spans if span.sampled}
+    assert versions == set(range(14))
+    assert (run.model_folder("play") / "model.safetensors").exists()
+    model.close()
+
+
+async def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole, whole_run = tiny_local(deterministic=True), a_run(tmp_path / "whole")
+    await train(whole_run, stage(whole, iterations=5), save_every=2)
+    whole_run.recorder.close()
+
+    first, broken = tiny_local(deterministic=True), a_run(tmp_path / "broken")
+
+    def boom(i: int, metrics: Mapping[str, float]) -> None:
+        if i == 2:
+            raise KeyboardInterrupt
+
+    object.__setattr__(broken.progress, "iteration", boom)
+    with pytest.raises(KeyboardInterrupt):
+        await train(broken, stage(first, iterations=5), save_every=2)
+    broken.recorder.close("stopped")
+
+    second, resumed = tiny_local(tiny_model(seed=9), deterministic=True), a_run(tmp_path / "broken", resume=True)
+    assert resumed.at == ("play", 2)
+    await train(resumed, stage(second, iterations=5), save_every=2)
+    resumed.recorder.close()
+    assert numbers(resumed) == numbers(whole_run) and len(numbers(resumed)) == 5
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(second)[name]), name
+    one, other = (list(read_episodes(run.folder)) for run in (whole_run, resumed))
+    assert [e.id for e in one] == [e.id for e in other]
+    assert [e.final_sha256 for e in one] == [e.final_sha256 for e in other]
+    trained = [(row["episode"], row["span"]) for row in read_credit(resumed.folder)]
+    assert len(trained) == len(set(trained))
+    for model in (whole, first, second):
+        model.close()
+
+
+async def test_without_its_memory_a_resumed_run_would_differ(tmp_path: Path) -> None:
+    order = stage(tiny_local(), iterations=1)
+    assert set(order.parts) == {"learner", "baseline"}
+    order.model.close()
+
+
+async def test_scripted_tokens_need_the_waiver(tmp_path: Path) -> None:
+    model = tiny_local()
+    told = Dictated(name="main", chat=model.chat)
+    cast = lambda task: {"agent": Player(lambda: AnswerAgent(lambda ask: assistant("abc")), "main")}  # noqa: E731
+    mixture = Mixture([Share(suite(), cast, frozenset({"agent"}), 2, 1)])
+    ones = lambda turns: np.ones(turns.kept_BK.shape)  # noqa: E731
+    rule = Rule(ones, token_mean, likelihood)
+    learner = Learner(model.model, lr=3e-3)
+    order = Stage("warm", mixture, {"main": told}, model, learner, rule, 6)
+    refused = a_run(tmp_path / "refused")
+    with pytest.raises(NotTrainable, match="demonstrations=True"):
+        await train(refused, order)
+    refused.recorder.close()
+    run = a_run(tmp_path / "waived")
+    await train(run, replace(order, rule=replace(rule, demonstrations=True)))
+    losses = [row["learner/loss"] for row in numbers(run)]
+    assert losses[-1] < losses[0] - 0.5
+    run.recorder.close()
+    assert all(row["waiver"] == "demonstrations" for row in read_credit(run.folder))
+    assert list(audit_run(run.folder).faults) == []
+    model.close()
+
+
+async def test_the_best_model_so_far_is_kept(tmp_path: Path) -> None:
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    given = iter([0.2, 0.9, 0.4])
+
+    async def judge(done: int) -> float:
+        return next(given)
+
+    order = stage(model, iterations=3)
+    kept: list[int] = []
+    save = model.save
+    model.save = lambda folder: (kept.append(model.version), save(folder))  # type: ignore[assignment, method-assign]
+    await train(run, order, evaluate=judge, evaluate_every=1)
+    assert kept == [1, 2, 3]  # the first, the better second, and the end
+    assert [row["evaluate/score"] for row in numbers(run)] == [0.2, 0.9, 0.4]
+    assert (run.model_folder("play-best") / "model.safetensors").exists()
+    run.recorder.close()
+    model.close()
+
+
+def test_stages_passed_are_known_by_their_order(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    order = ("one", "two", "three")
+    assert not passed(run, "one", order)
+    run.save("two", 3, {})
+    assert [passed(run, name, order) for name in order] == [True, False, False]
+    run.recorder.close()
