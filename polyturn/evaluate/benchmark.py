@@ -132,7 +132,7 @@ def seats_of(policy: str) -> Seats:
 
 
 def trials(groups: Sequence[Group], seats: Seats, verifier: str | None = None) -> list[Trial]:
-    """Every attempt of every rated seat.
+    """Every attempt of every rated seat; an episode that broke before anybody sat is one failed attempt.
 
     ``verifier`` names the score to be read; None = the only one there is. Raises: BadInput for an episode without
     rated seat, without score, or with several verifiers of which none was named.
@@ -142,6 +142,8 @@ def trials(groups: Sequence[Group], seats: Seats, verifier: str | None = None) -
 
 def _rated(episode: Episode, seats: Seats) -> Sequence[Seat]:
     rated = seats(episode)
+    if not rated and _broke(episode):
+        return [""]
     if not rated:
         cast = {seat: info.name for seat, info in episode.cast.items()}
         raise BadInput(f"episode {episode.id} has no seat to be rated; its cast is {cast}")

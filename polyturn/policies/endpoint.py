@@ -335,6 +335,6 @@ async def connect(url: str, model: str | None = None, **settings: Any) -> Endpoi
     longest = told.get("max_model_len")
     if isinstance(longest, int) and longest > 0:
         settings.setdefault("limit", longest)
-    if told.get("owned_by") == "vllm":
+    if told.get("owned_by") in {"vllm", "polyturn"}:
         settings.setdefault("dialect", "vllm")
     return Endpoint(url, chosen, **settings)

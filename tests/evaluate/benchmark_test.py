@@ -86,6 +86,12 @@ def test_a_row_of_errors_alone_is_unknown_and_says_how_many() -> None:
     assert (row.errors, row.n_trials, row.n_tasks, row.pass_at) == (1, 0, 0, {})
 
 
+def test_an_episode_that_broke_before_anybody_sat_is_an_error_too() -> None:
+    early = replace(played("a", None, stop=Stop("error", "no start")), cast={"agent": PolicyInfo("?")}, trajectories=())
+    row = benchmark.row([(early,), (played("b", 1.0),)], seats_of("main"))
+    assert (row.mean, row.errors, row.n_trials) == (1.0, 1, 1)
+
+
 def test_forks_and_other_seats_do_not_count() -> None:
     one = played("a", 1.0)
     mine = one.trajectories[0]
