@@ -1,9 +1,9 @@
 """How models write reasoning and tool calls: text in, calls out, and back. One :class:`Grammar` per published format.
 
-The formats were read off the published chat templates: Qwen and Hermes (``<tool_call>{...}</tool_call>``), SmolLM2
-(``<tool_call>[{...}, {...}]</tool_call>``), Llama 3 (bare JSON with ``parameters``, or ``<|python_tag|>``), Mistral
-(``[TOOL_CALLS] [{...}]``, newer ``[TOOL_CALLS]name[ARGS]{...}``). Reading never raises: what cannot be read becomes a
-:class:`polyturn.types.Call` without arguments that says why.
+The formats were read off the published chat templates: Qwen 2.5, Qwen 3 and Hermes (``<tool_call>{...}</tool_call>``),
+Qwen 3 Coder and 3.5 (``<function=name><parameter=key>`` inside it), SmolLM2 (a list inside it), Llama 3 (bare JSON with
+``parameters``, or ``<|python_tag|>``), Mistral (``[TOOL_CALLS] [{...}]``, newer ``[TOOL_CALLS]name[ARGS]{...}``).
+Reading never raises: what cannot be read becomes a :class:`polyturn.types.Call` without arguments that says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 from polyturn.errors import UnknownName
-from polyturn.types import Call
+from polyturn.types import Call, Tool
 
 Reading: TypeAlias = tuple[str, tuple[Call, ...]]
 """The text without its calls, and the calls in order (their ids empty where the format has none)."""
@@ -25,10 +25,15 @@ Reading: TypeAlias = tuple[str, tuple[Call, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """One way to write calls. ``GRAMMARS["hermes"].read('<tool_call>{"name": "f", "arguments": {}}</tool_call>')``."""
+    """One way to write calls.
+
+    >>> GRAMMARS["hermes"].read('<tool_call>{"name": "f", "arguments": {}}</tool_call>', ())[1][0].name
+    'f'
+    """
 
     name: str
-    read: Callable[[str], Reading]
+    read: Callable[[str, Sequence[Tool]], Reading]
+    """The reading of a reply; the tools that were offered say which arguments are texts where the format does not."""
     write: Callable[[Sequence[Call]], str]
     """The calls as text, for templates that do not write them; a call without arguments is written as its ``raw``."""
     bare: bool = False
@@ -129,19 +134,26 @@ def _json(call: Call, key: str = "arguments") -> str:
 _TAGGED = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
 
 
-def _read_tagged(text: str) -> Reading:
+def _read_tagged(text: str, tools: Sequence[Tool]) -> Reading:
+    blocks, rest = _blocks(text)
     calls: list[Call] = []
-    kept, end = [], 0
+    for raw, closed in blocks:
+        if not closed:
+            calls.append(_failed(raw, "the reply ends before </tool_call>"))
+            continue
+        found, after = _as_calls(raw)
+        calls += [_failed(raw, f"{after.strip()[:40]!r} follows the call")] if after.strip() else found
+    return rest, tuple(calls)
+
+
+def _blocks(text: str) -> tuple[list[tuple[str, bool]], str]:
+    """The insides of the ``<tool_call>`` blocks, each with whether it is closed, and the text without them."""
+    found, kept, end = [], [], 0
     for block in _TAGGED.finditer(text):
         kept.append(text[end: block.start()])
         end = block.end()
-        raw = block[1].strip()
-        if not block[2]:
-            calls.append(_failed(raw, "the reply ends before </tool_call>"))
-            continue
-        found, rest = _as_calls(raw)
-        calls += [_failed(raw, f"{rest.strip()[:40]!r} follows the call")] if rest.strip() else found
-    return _joined([*kept, text[end:]]) if calls or end else text, tuple(calls)
+        found.append((block[1].strip(), bool(block[2])))
+    return found, _joined([*kept, text[end:]]) if found else text
 
 
 def _joined(kept: Sequence[str]) -> str:
@@ -158,11 +170,57 @@ def _write_smollm2(calls: Sequence[Call]) -> str:
     return "\n".join(f"<tool_call>{raw}</tool_call>" for raw in lists + [c.raw for c in calls if c.arguments is None])
 
 
+_FUNCTION = re.compile(r"<function=([^>\n]+)>\s*(.*?)\s*</function>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+
+
+def _read_functions(text: str, tools: Sequence[Tool]) -> Reading:
+    blocks, rest = _blocks(text)
+    return rest, tuple(_function(raw, tools) for raw, _closed in blocks)
+
+
+def _function(raw: str, tools: Sequence[Tool]) -> Call:
+    function = _FUNCTION.fullmatch(raw)
+    if function is None:
+        return _failed(raw, "expected <function=name>, parameters and </function>")
+    name, body = function[1].strip(), function[2]
+    if left := _PARAMETER.sub("", body).strip():
+        return _failed(raw, f"{left[:40]!r} is no <parameter=name>value</parameter>", name)
+    schema = next((tool.parameters for tool in tools if tool.name == name), {})
+    known: Mapping[str, Any] = schema.get("properties", {})
+    arguments = {key.strip(): _typed(value, known.get(key.strip(), {})) for key, value in _PARAMETER.findall(body)}
+    return Call("", name, arguments, raw)
+
+
+def _typed(value: str, schema: Mapping[str, Any]) -> Any:
+    """A written value as JSON, or as the text that it is where the schema says so or nothing else fits."""
+    if schema.get("type") == "string":
+        return value
+    try:
+        decoded, rest = _decode(value)
+    except ValueError:
+        return value
+    return value if rest.strip() or isinstance(decoded, str) else decoded
+
+
+def _write_functions(calls: Sequence[Call]) -> str:
+    return "\n".join(f"<tool_call>\n{_as_function(call)}\n</tool_call>" for call in calls)
+
+
+def _as_function(call: Call) -> str:
+    if call.arguments is None:
+        return call.raw
+    values = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+              for key, value in call.arguments.items()}
+    written = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    return f"<function={call.name}>\n{written}</function>"
+
+
 _PYTHON_TAG = "<|python_tag|>"
 _BARE = re.compile(r"""(?:\A|\n)\s*(?=\{\s*"(?:name|type|parameters|arguments)")""")
 
 
-def _read_llama3(text: str) -> Reading:
+def _read_llama3(text: str, tools: Sequence[Tool]) -> Reading:
     before, tag, body = text.partition(_PYTHON_TAG)
     if not tag:
         start = _BARE.search(text)
@@ -205,7 +263,7 @@ def _write_llama3(calls: Sequence[Call]) -> str:
 _NAMED = re.compile(r"\s*([^\s\[{]+)(?:\[CALL_ID\]([^\[]*))?(?:\[ARGS\])?\s*(?=\{|\Z)")
 
 
-def _read_mistral(text: str) -> Reading:
+def _read_mistral(text: str, tools: Sequence[Tool]) -> Reading:
     before, *blocks = text.split("[TOOL_CALLS]")
     calls: list[Call] = []
     kept = [before]
@@ -238,12 +296,13 @@ GRAMMARS: Mapping[str, Grammar] = {
     grammar.name: grammar
     for grammar in (
         Grammar("hermes", _read_tagged, _write_hermes),
+        Grammar("qwen_xml", _read_functions, _write_functions),
         Grammar("smollm2", _read_tagged, _write_smollm2),
         Grammar("llama3", _read_llama3, _write_llama3, bare=True),
         Grammar("mistral", _read_mistral, _write_mistral),
     )
 }
-"""By name; ``hermes`` is also Qwen's."""
+"""By name; ``hermes`` is also that of Qwen 2.5 and 3, ``qwen_xml`` that of Qwen 3 Coder and 3.5."""
 
 
 def grammar_named(name: str) -> Grammar:
@@ -265,7 +324,8 @@ def grammar_of(template: str, control: Collection[str]) -> Grammar:
     >>> grammar_of("{{ '[TOOL_CALLS]' }}", ()).name, grammar_of("", {"<|python_tag|>"}).name
     ('mistral', 'llama3')
     """
-    signs = {"[TOOL_CALLS]": "mistral", "named SmolLM": "smollm2", "<tool_call>[": "smollm2", "<tool_call>": "hermes",
+    signs = {"[TOOL_CALLS]": "mistral", "named SmolLM": "smollm2", "<tool_call>[": "smollm2",
+             "<function=": "qwen_xml", "<tool_call>": "hermes",
              "<|python_tag|>": "llama3", "<|start_header_id|>": "llama3"}
     for sign, name in signs.items():
         if sign in template:

@@ -43,9 +43,12 @@ class Chat:
         self._tokenizer = tokenizer
         self._template = Template(tokenizer, grammar=grammar, options=options)
         self._ending = self._template.ending
+        self._ending_id = int(tokenizer.convert_tokens_to_ids(self._ending)) if self._ending else None
         self.stop_ids = self._find_stops()
+        self._before = self._find_before()
         self.template_sha256 = sha256(self._template.source.encode()).hexdigest()
         self._piece = lru_cache(_CACHED_PIECES)(self._make_piece)
+        self._choice = lru_cache(_CACHED_PIECES)(self._make_choice)
 
     @property
     def grammar(self) -> Grammar:
@@ -228,9 +231,7 @@ class Chat:
         return ids[1:]
 
     def _find_stops(self) -> tuple[int, ...]:
-        found = {self._tokenizer.eos_token_id}
-        if self._ending:
-            found.add(self._tokenizer.convert_tokens_to_ids(self._ending))
+        found = {self._tokenizer.eos_token_id, self._ending_id}
         if self.grammar.name == "llama3":
             found.add(self._tokenizer.get_vocab().get("<|eom_id|>"))
         return tuple(sorted(int(id) for id in found if isinstance(id, int)))
@@ -243,16 +244,30 @@ class Chat:
         kept = [int(id) for id in ids]
         while kept and kept[-1] in self.stop_ids:
             kept.pop()
-        text = str(self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = self._decode(kept)
         reasoning, text = split_reasoning(text, bool(self._template.opened))
         if reasoning is None:
             text = text.removeprefix(self._template.lead)
         calls: tuple[Call, ...] = ()
         if tools or not self.grammar.bare:
-            text, calls = self.grammar.read(text)
+            text, calls = self.grammar.read(text, tools)
         parts = [] if reasoning is None else [Part("reasoning", reasoning)]
         parts += [Part("text", text)] if text else []
         return Message("assistant", tuple(parts), calls=_numbered(calls, kept), origin="policy")
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._raw([*self._before, *ids]).removeprefix(self._ending if self._before else "")
+
+    def _find_before(self) -> tuple[int, ...]:
+        """The ids put before a reply to decode it: some tokenizers drop a space at the start of a text, others add one
+        after an end of turn; what they do with "a" tells which."""
+        if self._ending_id is None:
+            return ()
+        letter = self._raw([self._ending_id, *self._plain_ids("a", False)])
+        return (self._ending_id,) if letter == self._ending + "a" else ()
+
+    def _raw(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     # ------------------------------------------------------------ replies that were not sampled
 
@@ -266,12 +281,16 @@ class Chat:
         """The ids of each allowed reply, ending with the end of turn; ``parse`` reads each back as its text."""
         if not texts:
             raise BadInput("choices is empty: no reply is allowed; pass None for no mask")
-        lead = self._template.lead
-        return tuple(self._ended(lead + self._template.guard.hide(text)) for text in texts)
+        return tuple(self._choice(text) for text in texts)
+
+    def _make_choice(self, text: str) -> IntArray:
+        ids = self._ended(self._template.lead + self._template.guard.hide(text))
+        ids.flags.writeable = False
+        return ids
 
     def _ended(self, text: str) -> IntArray:
         body = self._piece(text, False).ids if text else np.array([], np.int32)
-        stop = self._tokenizer.convert_tokens_to_ids(self._ending) if self._ending else self._tokenizer.eos_token_id
+        stop = self._tokenizer.eos_token_id if self._ending_id is None else self._ending_id
         if not isinstance(stop, int):
             raise BadInput("neither the chat template nor the tokenizer has a token that ends a reply")
         return np.append(body, np.int32(stop)).astype(np.int32)

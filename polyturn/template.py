@@ -118,7 +118,7 @@ class Template:
         called = [_asked(), self._called()]
         self._shows_calls = self._shows(called, _NAME)
         self.reads_calls = not self._shows_calls or any(
-            call.name == _NAME for call in self.grammar.read(self._fill(called, (), False).rpartition(_USER)[2])[1]
+            call.name == _NAME for call in self.grammar.read(self._fill(called, (), False).rpartition(_USER)[2], ())[1]
         )
         self._shows_results = self._shows([*called, _answered()], _TOOL)
         self._shows_tools = self._shows([_asked()], _NAME, [_as_schema(Tool(_NAME))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -101,6 +101,21 @@ def byte_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, chat_template=template,
         clean_up_tokenization_spaces=False,
+    )
+
+
+def space_tokenizer(scheme: str, strip: bool) -> PreTrainedTokenizerFast:
+    """Pieces as SentencePiece writes them: a space is a letter, and may be put before a text. ``strip``: the end of
+    turn swallows white space after it, as Phi 3's does."""
+    letters = [chr(code) for code in range(32, 127)] + ["\n", "\u2581", "\u2581a", "\u2581b"]
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    merges = [("\u2581", "a"), ("\u2581", "b")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.add_special_tokens([START, AddedToken(END, rstrip=strip, normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=AddedToken(END, rstrip=strip, normalized=False), chat_template=CHATML,
     )
 
 

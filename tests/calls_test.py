@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from polyturn.calls import GRAMMARS, grammar_named, grammar_of, split_reasoning, wrap_reasoning
 from polyturn.errors import UnknownName
-from polyturn.types import Call
+from polyturn.types import Call, Tool
 
 
 def found(grammar: str, text: str) -> tuple[str, list[tuple[str, object]]]:
-    rest, calls = GRAMMARS[grammar].read(text)
+    rest, calls = GRAMMARS[grammar].read(text, ())
     return rest, [(call.name, call.arguments) for call in calls]
 
 
@@ -28,6 +28,10 @@ READS = [
      "", [("f", {}), ("g", {})]),
     ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [("f", {"x": 1})]),
     ("hermes", "no call: {\"name\": \"f\"}", 'no call: {"name": "f"}', []),
+    # Qwen 3 Coder and 3.5: names and values between tags; what is no JSON is a text
+    ("qwen_xml", "Look.\n\n<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=y>\ntwo\nlines\n"
+     "</parameter>\n</function>\n</tool_call>", "Look.", [("f", {"x": 1, "y": "two\nlines"})]),
+    ("qwen_xml", "<tool_call><function=f></function></tool_call>", "", [("f", {})]),
     # SmolLM2: a list in one block; the empty list says that no tool fits
     ("smollm2", '<tool_call>[\n{"name": "f", "arguments": {"x": 1}},\n{"name": "g", "arguments": {}}\n]</tool_call>',
      "", [("f", {"x": 1}), ("g", {})]),
@@ -55,14 +59,14 @@ READS = [
 @pytest.mark.parametrize(("grammar", "text", "rest", "calls"), READS)
 def test_what_models_write_is_read(grammar: str, text: str, rest: str, calls: list[tuple[str, object]]) -> None:
     assert found(grammar, text) == (rest, calls)
-    assert all(call.error is None for call in GRAMMARS[grammar].read(text)[1])
+    assert all(call.error is None for call in GRAMMARS[grammar].read(text, ())[1])
 
 
 def test_ids_that_the_format_carries_are_kept() -> None:
     listed = '[TOOL_CALLS] [{"name": "f", "arguments": {}, "id": "abcdefghi"}]'
-    assert GRAMMARS["mistral"].read(listed)[1][0].id == "abcdefghi"
-    assert GRAMMARS["mistral"].read("[TOOL_CALLS]f[CALL_ID]abc123xyz[ARGS]{}")[1][0].id == "abc123xyz"
-    assert GRAMMARS["hermes"].read('<tool_call>{"name": "f"}</tool_call>')[1][0].id == ""
+    assert GRAMMARS["mistral"].read(listed, ())[1][0].id == "abcdefghi"
+    assert GRAMMARS["mistral"].read("[TOOL_CALLS]f[CALL_ID]abc123xyz[ARGS]{}", ())[1][0].id == "abc123xyz"
+    assert GRAMMARS["hermes"].read('<tool_call>{"name": "f"}</tool_call>', ())[1][0].id == ""
 
 
 BROKEN = [
@@ -78,6 +82,8 @@ BROKEN = [
     ("hermes", '<tool_call>{"name": "f", "arguments": {"x": "\\ud83d"}}</tool_call>', "surrogates not allowed"),
     ("hermes", "<tool_call>" + "[" * 200_000 + "</tool_call>", "nested too deeply"),
     ("hermes", '<tool_call>{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}</tool_call>", "digits"),
+    ("qwen_xml", "<tool_call>\n<function=f>\n<parameter=x>\n1", "expected <function=name>"),
+    ("qwen_xml", "<tool_call><function=f>x=1</function></tool_call>", "'x=1' is no <parameter"),
     ("smollm2", '<tool_call>[{"name": "f"}, 3]</tool_call>', "expected an object"),
     ("llama3", "<|python_tag|>print(1)", "Expecting value"),
     ("llama3", '<|python_tag|>f.call(x=g())', "Expecting value"),
@@ -91,10 +97,17 @@ BROKEN = [
 
 @pytest.mark.parametrize(("grammar", "text", "why"), BROKEN, ids=range(len(BROKEN)))
 def test_what_cannot_be_read_says_why_and_keeps_what_was_written(grammar: str, text: str, why: str) -> None:
-    broken = [call for call in GRAMMARS[grammar].read(text)[1] if call.arguments is None]
+    broken = [call for call in GRAMMARS[grammar].read(text, ())[1] if call.arguments is None]
     assert len(broken) == 1
     assert why in (broken[0].error or "")
     assert broken[0].raw in text
+
+
+def test_a_schema_says_which_values_are_texts() -> None:
+    tool = Tool("f", parameters={"type": "object", "properties": {"x": {"type": "string"}, "y": {"type": "integer"}}})
+    text = "<tool_call><function=f>" + "".join(f"<parameter={key}>\n7\n</parameter>" for key in "xyz")
+    (call,) = GRAMMARS["qwen_xml"].read(text + "</function></tool_call>", (tool,))[1]
+    assert call.arguments == {"x": "7", "y": 7, "z": 7}
 
 
 names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
@@ -106,21 +119,32 @@ values = st.recursive(st.none() | st.booleans() | st.integers(-99, 99) | plain, 
 @given(st.lists(st.tuples(names, st.dictionaries(plain, values, max_size=3)), min_size=1, max_size=3))
 def test_written_calls_read_back(drawn: list[tuple[str, dict[str, object]]]) -> None:
     calls = [Call(f"abcdefgh{index}", name, arguments) for index, (name, arguments) in enumerate(drawn)]
-    for grammar in GRAMMARS.values():
-        rest, back = grammar.read(grammar.write(calls))
+    for grammar in [one for one in GRAMMARS.values() if one.name != "qwen_xml"]:
+        rest, back = grammar.read(grammar.write(calls), ())
         assert rest == ""
         assert [(call.name, call.arguments) for call in back] == drawn
+
+
+@settings(max_examples=60, deadline=None)
+@given(names, st.dictionaries(names, values | st.just("two\nlines"), max_size=3))
+def test_written_functions_read_back_but_for_texts_that_look_like_json(name: str, arguments: dict[str, object]) -> None:
+    schema = {key: {"type": "string"} for key, value in arguments.items() if isinstance(value, str)}
+    tool = Tool(name, parameters={"type": "object", "properties": schema})
+    grammar = GRAMMARS["qwen_xml"]
+    _, (call,) = grammar.read(grammar.write([Call("c", name, arguments)]), (tool,))
+    assert (call.name, call.arguments) == (name, arguments)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from([
     "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "[ARGS]", "[CALL_ID]", "{", "}", "[", "]",
     '"name"', ":", '"f"', ",", '"arguments"', "\\", "x.call(", ")", "\n", "é", "\ud83d", "1", ";", "<think>",
+    "<function=f>", "</function>", "<parameter=x>", "</parameter>",
     "</think>",
 ]), max_size=25).map("".join))
 def test_reading_never_raises_and_breaks_nothing_silently(text: str) -> None:
     for grammar in GRAMMARS.values():
-        rest, calls = grammar.read(text)
+        rest, calls = grammar.read(text, ())
         assert isinstance(rest, str)
         for call in calls:
             assert (call.arguments is None) == (call.error is not None)
@@ -140,6 +164,7 @@ def test_reasoning_is_split_off_only_where_a_reply_begins_with_it() -> None:
 
 def test_a_grammar_is_chosen_from_template_then_vocabulary() -> None:
     assert grammar_of("... <tool_call>\n{...", {"[TOOL_CALLS]"}).name == "hermes"
+    assert grammar_of("<tool_call>\n<function=' + name", ()).name == "qwen_xml"
     assert grammar_of("assistant named SmolLM, trained", ()).name == "smollm2"
     assert grammar_of("<|start_header_id|>", ()).name == "llama3"
     assert grammar_of("", {"[TOOL_CALLS]": 5}).name == "mistral"

@@ -24,6 +24,7 @@ class RandomPolicy:
     chat: Chat
     name: str = "main"
     limit: int = 1_000_000
+    vocabulary: int = 256
     fed: list[list[int]] = field(default_factory=list)
 
     def info(self) -> PolicyInfo:
@@ -38,8 +39,9 @@ class RandomPolicy:
     ) -> Completion:
         draws = np.random.default_rng(sampling.seed)
         prompt = self.chat.encode(messages, tools=tools, written=written)
-        thought = list(b"<think>\nhm\n</think>\n\n") if draws.random() < 0.3 else []
-        ids = [*thought, *draws.integers(0, 256, draws.integers(0, 8)).tolist()]
+        thought = self.chat._tokenizer.encode("<think>\nhm\n</think>\n\n") if draws.random() < 0.3 else []
+        drawn = draws.integers(0, self.vocabulary, draws.integers(0, 8)).tolist()
+        ids = [*thought, *(id for id in drawn if id not in self.chat.stop_ids)]
         cut = bool(ids) and draws.random() < 0.3
         reply = np.array(ids if cut else [*ids, self.chat.stop_ids[0]], np.int32)
         self.fed.append([int(id) for piece in prompt for id in piece.ids] + reply.tolist())

@@ -23,6 +23,7 @@ from tests.byte_tokenizer import (
     llama_tokenizer,
     mistral_tokenizer,
     qwen_tokenizer,
+    space_tokenizer,
 )
 
 SEARCH = Tool("search", "finds it", {"type": "object", "properties": {"q": {"type": "string"}}})
@@ -392,6 +393,45 @@ def test_ordinary_text_around_a_guarded_token_keeps_its_ids() -> None:
     chat = Chat(byte_tokenizer(merges=[("h", "e"), ("he", "y")]))
     pieces = chat.encode([user(f"hey {END} hey")])
     assert flat(pieces).count(257) == 2
+
+
+# ---------------------------------------------------------------- tokenizers and templates of other kinds
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("strip", [False, True])
+def test_pieces_have_the_ids_of_the_whole_text_where_the_start_of_a_text_or_an_end_of_turn_is_special(
+    scheme: str, strip: bool,
+) -> None:
+    tokenizer = space_tokenizer(scheme, strip)
+    chat = Chat(tokenizer)
+    messages = [user("ab  a"), assistant(" b"), user(f" a{END} b")]
+    whole = template_text(chat, [*messages[:2], user(" a b")])
+    assert flat(chat.encode([*messages[:2], user(" a b")])) == tokenizer.encode(whole, add_special_tokens=False)
+    assert flat(chat.encode(messages)).count(tokenizer.convert_tokens_to_ids(END)) == 3
+    texts = ["a", "b a "] if strip or scheme == "always" else ["a", " a", "  b a "]
+    assert [chat.parse(ids).text for ids in chat.choices(texts)] == texts
+
+
+def test_a_template_whose_replies_end_with_plain_text() -> None:
+    chat = Chat(byte_tokenizer("{% for m in messages %}{{ m.role + ': ' + m.content + '\n\n' }}{% endfor %}"
+                               "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}", ("</s>",), eos="</s>"))
+    talk = Talk(chat, user("a"))
+    for turn in range(3):
+        before = flat(talk.prompt())
+        reply = [200, 201] if turn == 1 else [200, 201, 256]
+        talk.say(reply)
+        talk.log.append(user(str(turn)))
+        assert flat(talk.prompt())[: len(before) + len(reply) + 2] == [*before, *reply, 10, 10]
+    assert chat.stop_ids == (256,)
+    assert chat.spell(assistant("x")).tolist() == [120, 256]
+
+
+def test_without_any_end_of_turn_a_reply_cannot_be_spelled() -> None:
+    chat = Chat(byte_tokenizer(None, (), eos=None))
+    assert chat.stop_ids == ()
+    with pytest.raises(BadInput, match="a token that ends a reply"):
+        chat.spell(assistant("x"))
 
 
 # ---------------------------------------------------------------- replies as ids
