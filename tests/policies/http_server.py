@@ -31,8 +31,6 @@ class Server:
     answers: Sequence[Answer | Callable[[Mapping[str, Any]], Answer]]
     asked: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
-    most: int = 0
-    _running: int = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -49,14 +47,11 @@ class Server:
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             asked = {"line": first, "headers": headers, "body": json.loads(body) if body else None}
             self.asked.append(asked)
-            self._running += 1
-            self.most = max(self.most, self._running)
             answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
             await self._answer(writer, answer if isinstance(answer, Answer) else answer(asked["body"]))
         except asyncio.IncompleteReadError:
             return  # a client that only connected
         finally:
-            self._running -= 1
             writer.close()
 
     async def _answer(self, writer: asyncio.StreamWriter, answer: Answer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -349,12 +349,21 @@ async def test_a_call_has_a_deadline() -> None:
     assert [turn for t in desk.log.trajectories() for turn in t.turns] == []
 
 
+async def until(ready: Callable[[], object]) -> None:
+    """Waits, but not for ever, until ``ready()`` is true."""
+    async with asyncio.timeout(10):
+        while not ready():  # noqa: ASYNC110  (what is waited for has no event to set)
+            await asyncio.sleep(0.01)
+
+
 async def test_a_reply_that_nobody_heard_is_dropped() -> None:
-    desk = a_desk(Fixed([reply("x")], delay_s=0.3))
+    policy = Fixed([reply("x")], delay_s=0.3)
+    desk = a_desk(policy)
     async with serving(desk) as (_, address):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(post(address, {"messages": HELLO}), 0.1)
-        await asyncio.sleep(0.6)
+        call = asyncio.create_task(post(address, {"messages": HELLO}))
+        await until(lambda: policy.asked)
+        call.cancel()
+        await until(lambda: [turn for t in desk.log.trajectories() for turn in t.turns if turn.dropped])
     (trajectory,) = desk.log.trajectories()
     assert [turn.dropped for turn in trajectory.turns] == ["the harness hung up before it heard the reply"]
 
@@ -490,15 +499,11 @@ async def test_a_crash_of_the_harness_keeps_its_turns() -> None:
 async def test_a_hanging_harness_ends_in_time_and_its_late_calls_find_nothing(
     limits: Limits, more: Any, kind: str, words: str
 ) -> None:
-    late: list[asyncio.Task[httpx.Response]] = []
+    told: list[Address] = []
 
     class Hanging:
         async def __call__(self, address: str, token: str, ask: Ask) -> str:
-            async def again() -> httpx.Response:
-                await asyncio.sleep(0.5)
-                return await post(Address(address, token), {"messages": HELLO})
-
-            late.append(asyncio.create_task(again()))
+            told.append(Address(address, token))
             await asyncio.sleep(20)
             return ""
 
@@ -507,28 +512,43 @@ async def test_a_hanging_harness_ends_in_time_and_its_late_calls_find_nothing(
     player = Player(lambda: Served(Hanging(), server, **more), "main")
     match = Match(Echoes(), Task("e", "echo"), {"agent": player}, limits=limits)
     ((episode,),) = await asyncio.wait_for(play([match], {"main": Fixed([reply("x")])}), 10)
-    answer = await late[0]
+    late = await post(told[0], {"messages": HELLO})
     await server.close()
     assert episode.stop.kind == kind and words in episode.stop.reason
-    assert answer.status_code == 404
+    assert late.status_code == 404
 
 
-async def test_calls_between_acts_are_refused_and_calls_under_way_end_with_the_act() -> None:
+async def test_calls_under_way_end_with_the_act() -> None:
     answers: list[asyncio.Task[httpx.Response]] = []
+    policy = Fixed([reply("x")], delay_s=5)
 
     class Background:
-        """Leaves a call running when it replies, and calls again before it is asked again."""
+        """Replies while a call of its own is still running."""
 
         async def __call__(self, address: str, token: str, ask: Ask) -> str:
             answers.append(asyncio.create_task(post(Address(address, token), {"messages": HELLO})))
-            await asyncio.sleep(0.2)
+            await until(lambda: len(policy.asked) == len(answers))
             return "done"
 
-    (episode,) = await played(Background, Fixed([reply("x")], delay_s=3))
+    (episode,) = await played(Background, policy)
     told = [(await answer).json()["error"]["code"] for answer in answers]
     assert told == ["not_asked", "not_asked"]
     assert [turn for t in episode.trajectories for turn in t.turns] == []
     assert episode.final == {"heard": ["done", "done"]}
+
+
+async def test_calls_between_acts_are_refused() -> None:
+    async def harness(address: str, token: str, ask: Ask) -> str:
+        answer = (await post(Address(address, token), {"messages": HELLO})).json()
+        return str(answer["choices"][0]["message"]["content"])
+
+    desk = a_desk(Scripted(["one", "two"]))
+    async with serving(desk) as (server, address):
+        agent = Served(harness, server)
+        assert (await agent.act(Ask("agent"), desk)).text == "one"
+        between = await post(address, {"messages": HELLO})
+        assert (await agent.act(Ask("agent"), desk)).text == "two"
+    assert (between.status_code, between.json()["error"]["code"]) == (409, "not_asked")
 
 
 async def test_a_reply_of_its_own_words_has_no_tokens_and_another_type_is_refused() -> None:
