@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from polyturn.chat import Chat
 from polyturn.errors import BadInput, UnknownName
@@ -248,6 +247,29 @@ def test_a_prompt_costs_one_rendering_and_a_rewritten_history_two() -> None:
         chat._template._fill = counted  # type: ignore[assignment,method-assign]
         talk.prompt()
         assert count == expected
+
+
+def test_what_was_tokenized_once_is_not_tokenized_again() -> None:
+    chat = Chat(byte_tokenizer())
+    talk = Talk(chat, user("start"))
+    tokenized, plain_ids = 0, chat._plain_ids
+
+    def counted(text: str, first: bool) -> list[int]:
+        nonlocal tokenized
+        ids = plain_ids(text, first)
+        tokenized += len(ids)
+        return ids
+
+    chat._plain_ids = counted  # type: ignore[method-assign]
+    for turn in range(40):
+        talk.prompt()
+        talk.say([200 + turn, 201, 202, 257])
+        talk.log.append(user(f"turn {turn:2}"))
+    prompt = talk.prompt()
+    sampled = sum(len(piece.ids) for piece in prompt if piece.span is not None)
+    header = len(prompt[-1].ids)
+    assert sampled == 160
+    assert tokenized == len(flat(prompt)) - sampled - 40 * header
 
 
 # ---------------------------------------------------------------- reasoning

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from polyturn.errors import BadInput, PolicyFailed
 from polyturn.protocols import Completion, Written
-from polyturn.types import Finish, Message, PolicyInfo, Sampling, Tool, Usage, assistant
+from polyturn.types import Finish, Message, Part, PolicyInfo, Sampling, Tool, Usage, assistant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -25,7 +25,8 @@ class Scripted:
     """Implements :class:`polyturn.protocols.Policy` with replies from a function of the messages, or in fixed order.
 
     With a ``chat`` each turn carries its prompt and its reply spelled in tokens, marked as not sampled: a
-    demonstration, which the likelihood loss can learn from; a reply longer than ``sampling.max_tokens`` is cut there.
+    demonstration, which the likelihood loss can learn from; a reply longer than ``sampling.max_tokens`` is cut there,
+    and where the template writes an empty reasoning block the message has an empty reasoning part, as a sampled one.
     Without one a turn has no tokens, and ``count`` counts words.
 
     >>> import asyncio
@@ -104,9 +105,12 @@ class Scripted:
         prompt = chat.encode(messages, tools=tools, written=written)
         ids = chat.spell(message, tools=tools)
         cut = len(ids) > sampling.max_tokens
+        ids = ids[: sampling.max_tokens]
+        read = chat.parse(ids, tools=tools)
         if cut:
-            ids = ids[: sampling.max_tokens]
-            message = chat.parse(ids, tools=tools)
+            message = read
+        elif any(part.kind == "reasoning" for part in read.parts) and not message.reasoning:
+            message = message.edited(parts=(Part("reasoning"), *message.parts))
         usage = Usage(sum(len(piece.ids) for piece in prompt), 0, len(ids))
         finish: Finish = "length" if cut else "tool" if message.calls else "stop"
         return Completion(message, prompt, ids, sampled=False, finish=finish, usage=usage)

@@ -82,6 +82,22 @@ async def test_a_demonstration_is_cut_at_max_tokens_and_calls_finish_with_tool()
     assert (await Scripted([called]).sample([user("x")])).finish == "tool"
 
 
+async def test_a_demonstration_keeps_to_a_template_that_writes_and_drops_an_empty_reasoning_block() -> None:
+    chat = Chat(qwen_tokenizer())
+    log = Log("e", {"teacher": Scripted(["a", "b"], name="teacher", chat=chat)})
+    desk = Desk(log, "agent", "teacher")
+    first = desk.message(await desk.say([user("x")]))
+    assert [part.kind for part in first.parts] == ["reasoning", "text"] and first.text == "a"
+    await desk.say([user("x"), first, user("y")])
+    (trajectory,) = log.trajectories()
+    prompt = trajectory.path(trajectory.turns[1].spans[0])[:-1]
+    text = chat._tokenizer.decode([int(id) for span in prompt for id in trajectory.spans[span].ids])
+    assert text == (
+        "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+        "<|im_start|>user\ny<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 async def test_a_reply_outside_the_mask_is_an_error_and_spans_of_others_are_dropped() -> None:
     masked = Sampling(choices=("1", "2"))
     assert (await Scripted(["2"]).sample([user("x")], sampling=masked)).message.text == "2"
