@@ -83,6 +83,7 @@ async def train(
     ``checkpoints/<stage>-best``. Raises: what an iteration raises, with everything finished on disk.
     """
     done = 0
+    stage.learner.version = max(stage.learner.version, stage.model.version)
     if run.at is not None and run.at[0] == stage.name:
         done = run.at[1]
         run.restore(stage.parts)

@@ -42,7 +42,7 @@ from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
 from polyturn.types import Episode, FloatArray, Message, Sampling, Seat, Task, assistant
 
-ORDER = ("stage1", "stage2", "stage1_longer")
+ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
 SYSTEM = "You play games. Reply with your move only."
 
@@ -118,6 +118,7 @@ async def main(settings: Settings, run: Run) -> None:
             await work.control("stage1_longer")
             work.conclude()
             run.keep(control_seconds=time.monotonic() - started)
+        run.save("done", 0, {})
     finally:
         model.close()
 
@@ -281,7 +282,8 @@ class Quickstart:
         learner = self._learner(settings.warm_lr)
         if first:
             learner.restore(checkpoint.load(self._stage1_end))
-            self.model.publish(learner.version)
+            learner.version = self.model.version
+            learner.publish(self.model)
         stage = Stage(
             name, Mixture(shares, derive("warm", settings.seed), first=first),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model, learner,
@@ -349,7 +351,8 @@ class Quickstart:
         others = [row for row in ("stage1", "stage1_longer") if row in table]
         pairs = {f"stage2_minus_{row}": paired(table, "stage2", row) for row in others}
         lines = [as_text(cells(table)), as_text(paired_cells(pairs))]
-        exploitable = ", ".join(f"{row} {value:.3f}" for row, value in self.exploitability.items())
+        known = [row for row in ROWS if row in self.exploitability]
+        exploitable = ", ".join(f"{row} {self.exploitability[row]:.3f}" for row in known)
         lines.append(f"Kuhn exploitability: {exploitable}")
         self.run.keep(paired={name: as_json(pair) for name, pair in pairs.items()}, text="\n\n".join(lines))
 
