@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _turn_faults(turn: Turn, trajectory: Trajectory, place: Mapping[str, Any]) -
         yield _finding("unknown_message", place, None, "prompt or reply point beyond the messages")
     if any(not 0 <= index < len(trajectory.spans) for index in turn.spans):
         yield _finding("unknown_span", place, None, "R1: the turn owns spans beyond those of its trajectory")
-    elif any(trajectory.spans[b].parent != a for a, b in zip(turn.spans, turn.spans[1:], strict=False)):
+    elif any(trajectory.spans[b].parent != a for a, b in pairwise(turn.spans)):
         yield _finding("broken_chain", place, None, "R1: the turn's spans do not follow each other on one path")
 
 

@@ -87,7 +87,7 @@ def score_section(plays: Sequence[Played], metrics: Sequence[Mapping[str, Any]])
     for i, family in enumerate(sorted({play.family for play in plays if play.at is not None and play.scores})):
         mine = [play for play in plays if play.family == family and play.at is not None]
         seats = sorted({seat for play in mine for seat in play.scores})
-        drawn = [Curve(seat, _score_parts(mine, seat, metrics), (i + k) % 8) for k, seat in enumerate(seats)]
+        drawn = [Curve(seat, _score_parts(mine, seat, metrics), (i + 3 * k) % 8) for k, seat in enumerate(seats)]
         picture = line_chart(
             drawn, label=f"score of {family} over iterations", y_range=(0, 1), stages=stage_starts(metrics))
         cards.append(card(family.replace("_", " "), picture, legend(drawn) if len(seats) > 1 else ""))

@@ -70,13 +70,13 @@ def _column(trajectory: Trajectory, episode: Episode, credit: Credit, scale: flo
             f'<span class="quiet paid">paid {compact(paid)}</span></header>')
     shown: set[int] = set()
     blocks = []
-    for turn in trajectory.turns:
+    for number, turn in enumerate(trajectory.turns, 1):
         for index in turn.prompt:
             if index not in shown:
                 blocks.append(_message(trajectory.messages[index]))
         shown.update((*turn.prompt, turn.reply))
         rows = [credit[key] for key in ((turn.seat, turn.policy, span) for span in turn.spans) if key in credit]
-        blocks.append(_reply(turn, trajectory, rows, scale))
+        blocks.append(_reply(turn, trajectory, rows, (number, scale)))
     return f'<section class="seat">{head}{"".join(blocks)}</section>'
 
 
@@ -104,7 +104,10 @@ def _part(part: Part) -> str:
     return f'<span class="quiet">[{part.kind} {readable(part.media or part.text)[:16]}]</span>'
 
 
-def _reply(turn: Turn, trajectory: Trajectory, rows: Sequence[Mapping[str, Any]], scale: float) -> str:
+def _reply(
+    turn: Turn, trajectory: Trajectory, rows: Sequence[Mapping[str, Any]], where: tuple[int, float]
+) -> str:
+    number, scale = where
     values = np.concatenate([row["advantage"][row["weight"] != 0] for row in rows]) if rows else np.array([])
     known = values[np.isfinite(values)]
     advantage = float(known.mean()) if len(known) else None
@@ -119,7 +122,7 @@ def _reply(turn: Turn, trajectory: Trajectory, rows: Sequence[Mapping[str, Any]]
     facts += [f"branch {readable(turn.branch)}"] if turn.branch else []
     strip = f'<div class="tokens">{tokens}</div>' if tokens else ""
     return (
-        f'<div class="message reply" style="{_paint(advantage, scale)}"><span class="role">reply {turn.step}</span>'
+        f'<div class="message reply" style="{_paint(advantage, scale)}"><span class="role">reply {number}</span>'
         f'{_parts(trajectory.messages[turn.reply])}{strip}<div class="facts">{" · ".join(facts)}</div></div>'
     )
 

@@ -71,6 +71,7 @@ details { margin:10px 0; } summary { cursor:pointer; } .small { display:grid; ga
 .seats { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr)); gap:1px;
   background:var(--line);
   border-top:1px solid var(--line); } .seat { background:var(--card); padding:12px 14px; min-width:0; }
+.seat:only-child { max-width:780px; } .seats:has(> .seat:only-child) { background:none; }
 .seat header { display:flex; gap:8px; align-items:baseline; margin-bottom:8px; } .paid { margin-left:auto;
   font-size:12.5px; }
 .message { padding:7px 11px; border-radius:10px; margin:6px 0; background:var(--soft); overflow-wrap:anywhere;

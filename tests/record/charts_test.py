@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -27,8 +28,8 @@ def test_a_chart_is_valid_and_stays_inside(values: list[float]) -> None:
     circles = [(float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter("circle")]
     assert len(circles) == len(values)
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in circles)
-    ups = [y for _, y in circles]
-    assert all((a >= b) == (v <= w) for a, b, v, w in zip(ups, ups[1:], values, values[1:], strict=False))
+    ups = pairwise(y for _, y in circles)
+    assert all((a >= b) == (v <= w) for (a, b), (v, w) in zip(ups, pairwise(values), strict=True))
 
 
 def test_no_points_no_chart() -> None:

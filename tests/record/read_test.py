@@ -192,13 +192,3 @@ def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     recorder.close("failed", "the disk is full")
     assert list_runs(tmp_path)[1].status == "failed"
     assert list_runs(tmp_path)[1].info.attempts[0].reason == "the disk is full"
-
-
-def test_a_folder_without_a_run_says_what_it_holds(tmp_path: Path) -> None:
-    from polyturn.record.run import read_info
-
-    with pytest.raises(BadInput, match=r"it does not exist; expected a run\.json"):
-        read_info(tmp_path / "none")
-    (tmp_path / "turns.jsonl").write_text("")
-    with pytest.raises(BadInput, match="half-written"):
-        read_info(tmp_path)

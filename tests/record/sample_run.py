@@ -68,7 +68,7 @@ class Made:
         if family == "guess_the_number":
             guesses = [8, 12, 10, 11][: int(self.rng.integers(2, 5))]
             said = ["Guess.", "Too low.", "Too high.", "Too low."]
-            return [(text, f"[{guess}]") for text, guess in zip(said, guesses, strict=False)]
+            return [(said[i], f"[{guess}]") for i, guess in enumerate(guesses)]
         if family == "tic_tac_toe":
             return [(f"Free: {cells}", cells[0]) for cells in ("048", "268", "58")]
         return [("Your turn.", "<bet>" if won else "<pass>")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -142,17 +141,6 @@ def test_folders_that_cannot_be_a_new_run(tmp_path: Path) -> None:
     info = read_info(tmp_path)
     assert (info.text, info.settings, info.seeds) == ("main = 1\n", {"seed": 3}, {"world": 3})
     assert info.versions["python"].startswith("3.") and len(info.code_sha256) == 64
-
-
-def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """A worker process that outlives the run must not block a resume."""
-    recorder = RunRecorder(tmp_path)
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
-    worker.start()
-    recorder.close()
-    assert worker.is_alive() and not is_locked(tmp_path)
-    worker.kill()
-    worker.join()
 
 
 def test_an_exception_makes_the_attempt_failed(tmp_path: Path) -> None:
