@@ -356,7 +356,7 @@ def _scored(source: Source) -> bool:
 
 
 def _paid(source: Source, row: Sequence[Turn], is_root: bool) -> list[dict[str, float]]:
-    """Per turn, channel -> value. Scores are read for the last turn.
+    """Per turn, channel -> value. Scores are read for the last turn, on top of what was paid in a channel of that name.
 
     What the seat was paid at a turn of another policy counts for the turn before it (or for the first). A sub-seat
     inherits its root's credit and so is paid only what its own seat earned; where the root itself is not in the batch,

@@ -13,6 +13,7 @@ from polyturn.advantages.family import ByFamily, Estimator, FamilyScale, only
 from polyturn.advantages.group import RoleBaseline, group_centred, leave_one_out
 from polyturn.advantages.turn import as_tokens
 from polyturn.errors import BadInput, UnknownName
+from polyturn.testing import check_advantage
 from polyturn.types import Score
 from tests.advantages import slow
 from tests.advantages.build import Said, batch, episode, random_batch, scored
@@ -144,3 +145,10 @@ def test_by_family_equals_each_advantage_on_its_family_alone() -> None:
                 part = batch(alone)
                 assert found[mine] == pytest.approx(as_tokens(advantage(part), part), abs=1e-12)
                 assert not as_tokens(advantage(turns), only(turns, family))[~mine].any()
+
+
+@pytest.mark.parametrize("advantage", [
+    ByFamily({"one": group_centred, "two": RoleBaseline()}), FamilyScale(group_centred, decay=0.5),
+])
+def test_conformance(advantage: Estimator) -> None:
+    check_advantage(advantage, families=("one", "two"))

@@ -23,8 +23,9 @@ from polyturn.advantages.group import (
     normalise_I,
     units_BK,
 )
-from polyturn.arrays import Turns, as_turns, lay_out
+from polyturn.arrays import Advantage, Turns, as_turns, lay_out
 from polyturn.errors import BadInput, UnknownName
+from polyturn.testing import check_advantage
 from polyturn.types import FloatArray, Group, Score
 from tests.advantages import slow
 from tests.advantages.build import Said, batch, episode, random_batch, scored
@@ -315,3 +316,11 @@ def test_group_centred_sums_to_zero_over_the_rollouts_of_each_set() -> None:
             value_B = np.array([row[row != 0][0] if row.any() else 0.0 for row in group_centred(turns)])
             sums = np.bincount(keys_B(turns, ("group", "seat")), np.where(from_root_B, value_B, 0.0))
             assert sums == pytest.approx(np.zeros(len(sums)), abs=1e-12)
+
+
+@pytest.mark.parametrize("advantage", [
+    group_centred, group_standardised, leave_one_out, partial(group_relative, singleton="keep"), RoleBaseline(),
+])
+def test_conformance(advantage: Advantage) -> None:
+    for seats in (("agent",), ("p0", "p1")):
+        check_advantage(advantage, seats=seats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from polyturn.advantages.returns import (
     turn_gae,
     value_target_N,
 )
-from polyturn.arrays import Measured, Turns
+from polyturn.arrays import Advantage, Measured, Turns
 from polyturn.errors import BadInput
+from polyturn.testing import check_advantage
 from polyturn.types import FloatArray, Stop
 from tests.advantages import slow
 from tests.advantages.build import Said, batch, episode, random_batch
@@ -203,3 +205,8 @@ def test_gae_of_a_long_trajectory_is_fast_and_right() -> None:
     reward[:, -1] = 1.0
     found = gae(reward, np.zeros_like(reward), np.ones(reward.shape, np.bool_), np.zeros(4), gamma=1.0, lambda_=1.0)
     assert (found == 1.0).all()
+
+
+@pytest.mark.parametrize("advantage", [partial(returns_BK, gamma=0.9), turn_gae, token_gae, token_returns])
+def test_conformance(advantage: Advantage) -> None:
+    check_advantage(advantage)

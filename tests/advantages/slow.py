@@ -106,25 +106,24 @@ def group_relative(groups: Sequence[Group], with_seat: bool, rules: Rules) -> Ro
 
 def normalised_turns(groups: Sequence[Group], values: Rows, unit: str, rules: Rules) -> Rows:
     """Turns of one family compared with each other, counted by ``unit``."""
-    everything = rows(groups)
-    found = []
-    for b, (_, made, trajectory) in enumerate(everything):
-        row = []
-        for k, turn in enumerate(trajectory.turns):
-            items, me = [], -1
-            for c, (_, other, t) in enumerate(everything):
-                if other.task.family != made.task.family:
-                    continue
-                lively = [u for u in t.turns if live(other, t, u)]
-                for j, u in enumerate(t.turns):
-                    weight = {"turn": 1.0, "token": float(count(t, u)), "rollout": 1 / max(len(lively), 1)}[unit]
-                    counts = "/" not in t.seat and live(other, t, u)
-                    if (b, k) == (c, j):
-                        me = len(items)
-                    items.append((values[c][j], weight if counts else 0.0))
-            row.append(compare(values[b][k], items, me, rules) if live(made, trajectory, turn) else 0.0)
-        found.append(row)
-    return found
+    families: dict[str, list[tuple[float, float]]] = {}
+    places: list[list[int]] = []
+    for row, (_, made, trajectory) in zip(values, rows(groups), strict=True):
+        items = families.setdefault(made.task.family, [])
+        lively = sum(live(made, trajectory, turn) for turn in trajectory.turns)
+        places.append([])
+        for value, turn in zip(row, trajectory.turns, strict=True):
+            weight = {"turn": 1.0, "token": float(count(trajectory, turn)), "rollout": 1 / max(lively, 1)}[unit]
+            counts = "/" not in trajectory.seat and live(made, trajectory, turn)
+            places[-1].append(len(items))
+            items.append((value, weight if counts else 0.0))
+    return [
+        [
+            compare(value, families[made.task.family], me, rules) if live(made, trajectory, turn) else 0.0
+            for value, me, turn in zip(row, mine, trajectory.turns, strict=True)
+        ]
+        for row, mine, (_, made, trajectory) in zip(values, places, rows(groups), strict=True)
+    ]
 
 
 def role_baseline(groups: Sequence[Group], baseline: dict[tuple[str, str], float]) -> Rows:

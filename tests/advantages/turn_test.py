@@ -10,8 +10,9 @@ import pytest
 
 from polyturn.advantages.group import group_centred
 from polyturn.advantages.turn import as_tokens, turn_relative
-from polyturn.arrays import as_turns, lay_out
+from polyturn.arrays import Advantage, as_turns, lay_out
 from polyturn.errors import BadInput, NotFinite
+from polyturn.testing import check_advantage
 from tests.advantages import slow
 from tests.advantages.build import Said, batch, episode, random_batch, scored
 
@@ -99,3 +100,8 @@ def test_as_tokens_equals_its_slow_twin() -> None:
             for _ in range(slow.count(t, turn))
         ]
         assert as_tokens(value_BK, turns).tolist() == expected
+
+
+@pytest.mark.parametrize("advantage", [turn_relative, partial(turn_relative, key=("group", "anchor"), gamma=0.5)])
+def test_conformance(advantage: Advantage) -> None:
+    check_advantage(advantage)

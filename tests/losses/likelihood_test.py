@@ -10,6 +10,7 @@ import torch
 
 from polyturn.losses.learned import unit_of
 from polyturn.losses.likelihood import likelihood
+from polyturn.testing import check_loss
 from tests.losses import slow
 from tests.losses.build import close, columns, gradient, learned, parts_add_up, random_columns, same_metrics
 
@@ -41,3 +42,7 @@ def test_equals_its_slow_twin_and_adds_up_by_token() -> None:
 def test_gradients_are_those_of_the_loss(seed: int) -> None:
     made = learned(random_columns(seed))
     assert torch.autograd.gradcheck(lambda value: likelihood(replace(made, logprob_N=value))[0], (made.logprob_N,))
+
+
+def test_conformance() -> None:
+    check_loss(likelihood)

@@ -13,6 +13,7 @@ import torch
 from polyturn.errors import BadInput, NotFinite, NotTrainable
 from polyturn.losses.learned import Loss, unit_of
 from polyturn.losses.policy_gradient import policy_gradient, policy_gradient_by_trajectory, policy_gradient_by_turn
+from polyturn.testing import check_loss
 from tests.losses import slow
 from tests.losses.build import close, columns, gradient, learned, part, parts_add_up, random_columns, same_metrics
 
@@ -187,3 +188,9 @@ def test_the_order_of_the_tokens_does_not_matter() -> None:
         for loss in LEVELS.values():
             shuffled = loss(learned(part(c, order)))[0]
             assert close(float(shuffled.detach()), float(loss(learned(c))[0].detach()))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_conformance(level: str) -> None:
+    check_loss(LEVELS[level])
+    check_loss(partial(LEVELS[level], truncate=1.05, dual_clip=2.0))

@@ -13,9 +13,10 @@ import torch
 
 from polyturn.arrays import Measured
 from polyturn.errors import BadInput
-from polyturn.losses.learned import unit_of
+from polyturn.losses.learned import Loss, unit_of
 from polyturn.losses.preference import dpo, kto, reference_point
 from polyturn.losses.weighting import group_mean
+from polyturn.testing import check_loss
 from tests.advantages.build import Said, batch, episode
 from tests.losses import slow
 from tests.losses.build import Columns, close, columns, gradient, learned, parts_add_up, random_columns, same_metrics
@@ -154,3 +155,8 @@ def test_group_mean_makes_dpo_the_mean_over_groups() -> None:
     )
     expected = 0.5 * math.log(1 + math.exp(-5.0)) + 0.5 * math.log(2.0)
     assert float(dpo(learned(c), beta=1.0)[0].detach()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [dpo, kto])
+def test_conformance(loss: Loss) -> None:
+    check_loss(loss)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.losses.learned import unit_of
+from polyturn.losses.learned import Loss, unit_of
 from polyturn.losses.regularize import entropy, kl, value_error
+from polyturn.testing import check_loss
 from tests.losses import slow
 from tests.losses.build import close, columns, gradient, learned, parts_add_up, random_columns, same_metrics
 
@@ -122,3 +123,10 @@ def test_gradients_are_those_of_the_losses(seed: int) -> None:
         assert torch.autograd.gradcheck(
             lambda v, clip=clip: value_error(replace(made, heads={"value": v}), clip=clip)[0], (made.heads["value"],)
         )
+
+
+@pytest.mark.parametrize("loss", [
+    kl, partial(kl, estimator="k2"), entropy, value_error, partial(value_error, clip=0.1),
+])
+def test_conformance(loss: Loss) -> None:
+    check_loss(loss)

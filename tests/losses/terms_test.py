@@ -15,6 +15,7 @@ from polyturn.losses.policy_gradient import policy_gradient, policy_gradient_by_
 from polyturn.losses.preference import dpo
 from polyturn.losses.regularize import entropy, kl
 from polyturn.losses.terms import Sum, segments, sum_by, trained
+from polyturn.testing import check_loss
 from tests.losses.build import close, columns, gradient, learned, parts_add_up, random_columns
 
 
@@ -71,3 +72,7 @@ def test_segments_and_their_sums() -> None:
     assert segment_N.tolist() == [1, 1, 0, 2]
     assert sum_by(torch.tensor([1.0, 2.0, 4.0, 8.0]), segment_N, count).tolist() == [4.0, 3.0, 8.0]
     assert segments(torch.zeros(0, dtype=torch.long))[1] == 0
+
+
+def test_conformance() -> None:
+    check_loss(Sum((1.0, policy_gradient), (0.1, kl), (0.01, entropy)))
