@@ -179,6 +179,7 @@ class OpenSpielEnv:
         self._key = ("openspiel", suite.spec.name, task.id, seed)
         players = suite.game.num_players()
         learner = int(task.payload.get("player", 0)) % players
+        self._open = str(suite.game.get_type().information).endswith(".PERFECT_INFORMATION")
         self._seats: dict[int, Seat] = {learner: "agent"} if suite.house else dict(enumerate(suite.spec.seats))
         self._state: Any = None
         self._asked: dict[Seat, int] = {}
@@ -262,7 +263,7 @@ class OpenSpielEnv:
         action = int(outcomes[int(self._draws("chance").choice(len(outcomes), p=np.array(chances) / sum(chances)))])
         shown = tuple(seat for player, seat in self._seats.items() if self._sees(player, outcomes, action))
         name = str(self._state.action_to_string(self._state.current_player(), action))
-        to = None if len(shown) == self._suite.game.num_players() else shown
+        to = None if self._open or len(shown) == self._suite.game.num_players() else shown
         self._events.append(Event(0, "chance", None, {"outcome": name}, to))
         self._moves.append(name)
         self._state.apply_action(action)
