@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ end-of-sequence token."""
 TODAY = datetime(2024, 7, 26)
 """The date told to templates that ask for one (Llama 3 falls back to it itself): a clock would change prompts."""
 FIRST_MARK, FIRST_GUARD, LAST = 0xF0000, 0x100000, 0x10FFFD
+_CACHED_TEXTS = 8192
 _USER, _REPLY, _NAME, _TOOL, _SYSTEM = (chr(FIRST_MARK + n) for n in range(5))
 MARKS = re.compile(f"[{chr(FIRST_MARK)}-{chr(FIRST_GUARD - 1)}]")
 GUARDS = re.compile(f"[{chr(FIRST_GUARD)}-{chr(LAST)}]")
@@ -44,13 +46,13 @@ class Guard:
         self._hidden = sorted((text for text in control if text), key=len, reverse=True)
         self.controls = len(self._hidden)
         self._index = {text: n for n, text in enumerate(self._hidden)}
-        private = f"[{chr(FIRST_MARK)}-\U0010ffff]"
-        self._pattern = re.compile("|".join([*map(re.escape, self._hidden), private]))
+        self._pattern = re.compile("|".join([*_grouped(self._hidden), f"[{chr(FIRST_MARK)}-\U0010ffff]"]))
+        self._hide_text = lru_cache(_CACHED_TEXTS)(lambda text: self._pattern.sub(self._guard, text))
 
     def hide(self, content: Any) -> Any:
         """The content (a text, or lists and mappings of texts) with guards in place of what must stay text."""
         if isinstance(content, str):
-            return self._pattern.sub(self._guard, content)
+            return self._hide_text(content)
         if isinstance(content, Mapping):
             return {self.hide(key): self.hide(value) for key, value in content.items()}
         if isinstance(content, (list, tuple)):
@@ -76,6 +78,14 @@ class Guard:
                 raise BadInput("content has more than 65,000 different private-use characters; remove some")
             self._hidden.append(found[0])
         return chr(FIRST_GUARD + number)
+
+
+def _grouped(texts: Sequence[str]) -> list[str]:
+    """Patterns of texts (longest first) by their first two letters: a search through hundreds of tokens stays fast."""
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(text[:2], []).append(re.escape(text[2:]))
+    return [f"{re.escape(start)}(?:{'|'.join(groups[start])})" for start in sorted(groups, key=len, reverse=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +341,8 @@ def _sources(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The template without and with tools; where it asks for the date it is told :data:`TODAY`."""
     if not tokenizer.chat_template:
         return FALLBACK, FALLBACK
-    chosen = [str(tokenizer.get_chat_template(None, tools)) for tools in (None, [{}])]
-    return _dated(chosen[0]), _dated(chosen[1])
+    without, with_tools = tokenizer.get_chat_template(None, None), tokenizer.get_chat_template(None, [{}])
+    return _dated(str(without)), _dated(str(with_tools))
 
 
 def _dated(source: str) -> str:

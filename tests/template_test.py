@@ -128,3 +128,13 @@ def test_a_guard_hides_and_shows_every_text() -> None:
     assert others == [1, None, True]
     assert (guard.show(key), guard.show(inner)) == ("a<s>", text)
     assert [guard.is_control(letter) for letter in inner[:5]] == [True, True, False, False, False]
+
+
+def test_the_longest_control_token_is_hidden_however_they_begin() -> None:
+    tokens = ("<", "<a", "<ab", "<abc>", "[x", "[xy]")
+    guard = Guard(tokens)
+    for text in [*tokens, "<a<ab<abc>[xy][x<", "b<abcd"]:
+        hidden = guard.hide(text)
+        assert guard.show(hidden) == text
+        assert not any(token in hidden for token in tokens)
+    assert len(guard.hide("<abc>")) == 1 and len(guard.hide("<abd")) == 2
