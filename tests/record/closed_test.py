@@ -77,27 +77,27 @@ def test_a_field_without_a_column_is_seen() -> None:
 
 
 def test_both_encodings_give_the_episodes_back(tmp_path: Path) -> None:
-    """60 random episodes in shards of 25: tables, Parquet and JSON Lines agree to the bit."""
+    """30 random episodes in shards of 12: tables, Parquet and JSON Lines agree to the bit."""
     with RunRecorder(tmp_path) as recorder:
-        for seed in range(60):
+        for seed in range(30):
             drawn = Drawn(seed)
             episode = drawn.episode(f"e{seed}")
             for _ in live(episode, recorder):
                 pass
             recorder.episode(ended(episode, drawn))
-    closed = close_shards(tmp_path, rows_per_shard=25, encodings=("parquet", "jsonl"))
+    closed = close_shards(tmp_path, rows_per_shard=12, encodings=("parquet", "jsonl"))
     recorded = list(read_episodes(tmp_path))
     for encoding in ("parquet", "jsonl"):
         files = sorted(closed.glob(f"*.{encoding}"))
         assert [file.name for file in files] == [f"episodes-0000{i}.{encoding}" for i in range(3)]
         found = [episode for file in files for episode in read_closed(file)]
-        assert len(found) == 60
+        assert len(found) == 30
         assert all(same(a, b) for a, b in zip(recorded, found, strict=True))
     index = json.loads((closed / "index.json").read_text())
-    assert index["rows"] == 60 and len(index["files"]) == 6
+    assert index["rows"] == 30 and len(index["files"]) == 6
     name = "episodes-00002.parquet"
     whole = hashlib.sha256((closed / name).read_bytes()).hexdigest()
-    assert index["files"][name] == {"rows": 10, "sha256": whole}
+    assert index["files"][name] == {"rows": 6, "sha256": whole}
 
 
 def test_closing_again_leaves_no_old_shard(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_unknown_columns_are_passed_over_and_bad_lines_named(tmp_path: Path) -> 
 
 def test_token_columns_alone_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunRecorder(tmp_path) as recorder:
-        for seed in range(200):
+        for seed in range(60):
             recorder.episode(Drawn(seed).episode(f"e{seed}"))
     start = time.perf_counter()
     path = close_shards(tmp_path) / "episodes-00000.parquet"
@@ -138,6 +138,6 @@ def test_token_columns_alone_can_be_read(tmp_path: Path, capsys: pytest.CaptureF
     start = time.perf_counter()
     table = pyarrow.parquet.ParquetFile(path).read(columns=columns)
     with capsys.disabled():
-        print(f"\n  closed: {200 / closed_s:.0f} episodes a second; ids alone read in "
+        print(f"\n  closed: {60 / closed_s:.0f} episodes a second; ids alone read in "
               f"{1e3 * (time.perf_counter() - start):.1f} ms")
-    assert table.num_rows == 200 and table.column_names == ["trajectories"]
+    assert table.num_rows == 60 and table.column_names == ["trajectories"]

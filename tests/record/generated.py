@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -53,27 +56,29 @@ class Drawn:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self.plain = random.Random(seed)
 
     def maybe(self, value: Any, chance: float = 0.5) -> Any:
-        return value if self.rng.random() < chance else None
+        return value if self.plain.random() < chance else None
 
     def count(self, most: int) -> int:
-        return int(self.rng.integers(0, most + 1))
+        return self.plain.randint(0, most)
 
     def text(self) -> str:
-        return TEXTS[int(self.rng.integers(len(TEXTS)))]
+        return self.plain.choice(TEXTS)
 
     def number(self) -> float:
         """Any finite float: ordinary, tiny, huge, negative zero."""
-        raw = float(np.frombuffer(self.rng.bytes(8), np.float64)[0])
-        return raw if np.isfinite(raw) and self.rng.random() < 0.5 else float(self.rng.choice([0.0, -0.0, 0.1, 1e-310]))
+        raw: float = struct.unpack("d", self.plain.randbytes(8))[0]
+        usual = self.plain.choice([0.0, -0.0, 0.1, 1e-310])
+        return raw if math.isfinite(raw) and self.plain.random() < 0.5 else usual
 
     def json(self, depth: int = 2) -> Any:
-        kind = int(self.rng.integers(0, 8 if depth else 6))
+        kind = self.plain.randrange(8 if depth else 6)
         if kind >= 6:
             items = [self.json(depth - 1) for _ in range(self.count(3))]
             return items if kind == 6 else {f"{self.text()}{i}": item for i, item in enumerate(items)}
-        return [None, True, int(self.rng.integers(-(2**62), 2**62)), self.number(), self.text(), False][kind]
+        return [None, True, self.plain.randint(-(2**62), 2**62), self.number(), self.text(), False][kind]
 
     def mapping(self) -> dict[str, Any]:
         return {f"k{i}{self.text()}": self.json() for i in range(self.count(3))}
@@ -82,14 +87,14 @@ class Drawn:
         return {f"c{i}": self.number() for i in range(self.count(3))}
 
     def part(self) -> Part:
-        kind = str(self.rng.choice(["text", "reasoning", "image", "audio", "video", "json", "array"]))
+        kind = self.plain.choice(["text", "reasoning", "image", "audio", "video", "json", "array"])
         return Part(kind, self.text(), self.maybe("ab" * 32), self.maybe("image/png"), self.maybe(self.json()))  # type: ignore[arg-type]
 
     def call(self) -> Call:
         return Call(self.text(), self.text(), self.maybe(self.mapping()), self.text(), self.maybe(self.text()))
 
     def message(self, index: int, spans: tuple[Any, ...] = ()) -> Message:
-        role = str(self.rng.choice(["system", "user", "assistant", "tool"]))
+        role = self.plain.choice(["system", "user", "assistant", "tool"])
         return Message(
             role, tuple(self.part() for _ in range(self.count(3))), f"m{index}", self.maybe(self.text()),  # type: ignore[arg-type]
             tuple(self.call() for _ in range(self.count(3))), self.maybe("c1"), "tool", "empty", "mocked", spans,
@@ -160,7 +165,7 @@ class Drawn:
             name, task, 2**62 + self.count(9), self.text(), self.count(9), self.text(), self.count(9),
             frozenset({"seat.0", "seat.1"}), {"seat.0": info}, self.trajectories(),
             tuple(event for _ in range(self.count(3))), self.maybe(self.mapping()), "ff" * 32, self.stop(),
-            self.maybe(self.text()), {"exact": {"seat.0": self.score()}} if self.rng.random() < 0.3 else {},
+            self.maybe(self.text()), {"exact": {"seat.0": self.score()}} if self.plain.random() < 0.3 else {},
             self.number(), self.number(),
         )
 
@@ -186,7 +191,7 @@ def ended(episode: Episode, drawn: Drawn) -> Episode:
     def later(trajectory: Trajectory) -> Trajectory:
         turns = tuple(replace(turn, rewards=drawn.floats(), dropped=drawn.maybe("took it back", 0.2) or "")
                       for turn in trajectory.turns)
-        messages = tuple(replace(m, status="error") if drawn.rng.random() < 0.1 else m for m in trajectory.messages)
+        messages = tuple(replace(m, status="error") if drawn.plain.random() < 0.1 else m for m in trajectory.messages)
         more = (drawn.message(len(messages)),) * drawn.count(1)
         return replace(trajectory, turns=turns, messages=messages + more)
 
