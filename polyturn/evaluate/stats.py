@@ -167,8 +167,8 @@ def clustered_mean(values: Sequence[Sequence[float]], confidence: float = CONFID
 
     With N trials in C tasks, variance = C / (C - 1) * sum_c (sum_t (y_ct - mean))^2 / N^2, and the interval is
     mean +- t(C - 1) * sqrt(variance). Where every value is the same 0 or 1, that interval would have no width: then it
-    is Wilson's for C tasks (trials of a task add nothing), with Agresti and Coull's variance. Tasks without trials
-    are left out; one task gives NaN for the interval, none gives NaN for all.
+    is Wilson's for C tasks (trials of a task add nothing), and the variance is that of its one open side. Tasks
+    without trials are left out; one task gives NaN for the interval, none gives NaN for all.
 
     >>> e = clustered_mean([[1.0], [0.0], [1.0], [0.0]])
     >>> round(e.mean, 3), round(e.low, 3), round(e.high, 3)      # 0.5 -+ 3.182 * 0.2887
@@ -187,9 +187,8 @@ def clustered_mean(values: Sequence[Sequence[float]], confidence: float = CONFID
         return Estimate(mean, nan, nan, nan, 0.0, 1)
     if mean in {0.0, 1.0} and (every == mean).all():
         low, high = wilson(count if mean else 0, count, confidence)
-        smoothed = (mean * count + 2) / (count + 4)
-        variance = smoothed * (1 - smoothed) / (count + 4)
-        return Estimate(mean, low, high, variance, count - 1, count)
+        variance = ((high - low) / NormalDist().inv_cdf((1 + confidence) / 2)) ** 2
+        return Estimate(mean, low, high, variance, inf, count)
     square = sum(float((task - mean).sum()) ** 2 for task in tasks)
     return _estimate(mean, count / (count - 1) * square / len(every) ** 2, count - 1, count, confidence)
 
@@ -251,24 +250,33 @@ def _gaps(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[fl
 def mixture(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) -> Estimate:
     """The plain mean of independent means, one for each environment.
 
-    variance = sum_i v_i / m^2 with Welch and Satterthwaite's degrees of freedom (sum v_i)^2 / sum (v_i^2 / d_i). NaN
-    where any environment has no mean, and without an interval where any has none.
+    variance = sum_i v_i / m^2 with Welch and Satterthwaite's degrees of freedom (sum v_i)^2 / sum (v_i^2 / d_i). An
+    estimate at the end of its range (a mean of 0 whose interval begins at 0) adds nothing on that side. NaN where any
+    environment has no mean, and without an interval where any has none.
 
-    >>> m = mixture([Estimate(0.2, 0, 0, 0.01, 9, 10), Estimate(0.6, 0, 0, 0.01, 9, 10)])
+    >>> m = mixture([Estimate(0.2, 0, 0.4, 0.01, 9, 10), Estimate(0.6, 0.4, 0.8, 0.01, 9, 10)])
     >>> round(m.mean, 3), round(m.variance, 4), m.degrees
     (0.4, 0.005, 18.0)
     """
     if not estimates:
         raise BadInput("a mixture of no environments; give at least one estimate")
     mean = float(np.mean([e.mean for e in estimates]))
-    total = sum(e.variance for e in estimates)
     count = sum(e.count for e in estimates)
-    if total == 0:
-        return Estimate(mean, mean, mean, 0.0, inf, count)
+    below = [e for e in estimates if not e.low == e.mean < e.high]
+    above = [e for e in estimates if not e.low < e.mean == e.high]
+    whole, lower, upper = (_summed(side, len(estimates)) for side in (estimates, below, above))
+    low = _estimate(mean, *lower, count, confidence).low
+    high = _estimate(mean, *upper, count, confidence).high
+    return Estimate(mean, low, high, *whole, count)
+
+
+def _summed(estimates: Sequence[Estimate], m: int) -> tuple[float, float]:
+    """Variance and degrees of freedom of the sum of independent means over m."""
+    total = sum(e.variance for e in estimates)
     if not isfinite(total):
-        return Estimate(mean, nan, nan, nan, nan, count)
-    degrees = total**2 / sum(e.variance**2 / e.degrees for e in estimates if e.variance)
-    return _estimate(mean, total / len(estimates) ** 2, degrees, count, confidence)
+        return nan, nan
+    below = sum(e.variance**2 / e.degrees for e in estimates if e.variance)
+    return total / m**2, total**2 / below if below > 0 else inf
 
 
 # ---------------------------------------------------------------- repeated trials

@@ -8,8 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from polyturn.errors import BadInput
 from polyturn.evaluate import stats
@@ -109,11 +108,11 @@ def test_one_task_has_no_interval_and_no_task_no_mean() -> None:
 
 
 def test_all_equal_outcomes_get_wilsons_interval() -> None:
-    # 10 tasks, no success: high = z^2 / (n + z^2) = 3.841459 / 13.841459 = 0.277533; Agresti-Coull p = 2/14,
-    # variance = 2/14 * 12/14 / 14 = 0.00874636
+    # 10 tasks, no success: high = z^2 / (n + z^2) = 3.841459 / 13.841459 = 0.277533;
+    # variance = (0.277533 / 1.959964)^2 = 0.0200508
     zero = stats.clustered_mean([[0, 0]] * 10)
     assert (zero.mean, zero.low, zero.high) == pytest.approx((0, 0, 0.277533), abs=1e-6)
-    assert zero.variance == pytest.approx(0.00874636, abs=1e-8)
+    assert zero.variance == pytest.approx(0.0200508, abs=1e-7) and zero.degrees == float("inf")
     one = stats.clustered_mean([[1]] * 10)
     assert (one.mean, one.low, one.high) == pytest.approx((1, 1 - 0.277533, 1), abs=1e-6)
     constant = stats.clustered_mean([[0.5], [0.5]])
@@ -151,7 +150,7 @@ def test_paired_difference_without_common_tasks_is_unknown() -> None:
 def test_mixture_by_hand() -> None:
     # Means 0.2, 0.5, 0.8 -> 0.5; variances 0.01, 0.04, 0 -> 0.05 / 9; degrees 0.05^2 / (0.0001/9 + 0.0016/4)
     # = 0.0025 / 0.000411111 = 6.081081
-    parts = [Estimate(0.2, 0, 0, 0.01, 9, 10), Estimate(0.5, 0, 0, 0.04, 4, 5), Estimate(0.8, 0, 0, 0.0, 2, 3)]
+    parts = [Estimate(0.2, 0, 0.4, 0.01, 9, 10), Estimate(0.5, 0, 1, 0.04, 4, 5), Estimate(0.8, 0.8, 0.8, 0.0, 2, 3)]
     found = stats.mixture(parts)
     assert (found.mean, found.count) == pytest.approx((0.5, 18))
     assert found.variance == pytest.approx(0.05 / 9)
@@ -167,6 +166,28 @@ def test_mixture_of_an_unknown_is_unknown_and_of_constants_exact() -> None:
     assert half_known.mean == pytest.approx(0.3) and isnan(half_known.low)
     constant = stats.mixture([Estimate(0.5, 0.5, 0.5, 0.0, 1, 2)] * 2)
     assert (constant.low, constant.high) == (0.5, 0.5)
+
+
+def test_mixture_of_one_is_itself() -> None:
+    for values in ([[0.0, 0.0]] * 3, [[1.0]] * 4, [[0.0], [1.0], [0.5]]):
+        one = stats.clustered_mean(values)
+        both = stats.mixture([one])
+        assert (both.low, both.high) == pytest.approx((one.low, one.high))
+
+
+def test_a_mean_at_the_end_of_its_range_widens_the_other_side_only() -> None:
+    # Variances 0.0016 (9 degrees) and Wilson's of no success in 10 tasks, 0.0200507 (normal).
+    known, zero = Estimate(0.5, 0.41, 0.59, 0.0016, 9, 10), stats.clustered_mean([[0.0]] * 10)
+    found = stats.mixture([known, zero])
+    # Below: t(9) * 0.04 / 2 = 2.262157 * 0.02 = 0.045243. Above: degrees 0.0216507^2 / (0.0016^2 / 9) = 1648;
+    # 1.961413 * sqrt(0.0216507) / 2 = 0.144302
+    assert found.mean == 0.25
+    assert found.mean - found.low == pytest.approx(0.045243, abs=1e-5)
+    assert found.high - found.mean == pytest.approx(0.144302, abs=1e-5)
+    zeros = stats.mixture([zero, zero])
+    assert zeros.low == 0 < zeros.high
+    ones = stats.mixture([stats.clustered_mean([[1.0]] * 5)] * 3)
+    assert ones.low < 1 == ones.high
 
 
 def test_holm_by_hand() -> None:
