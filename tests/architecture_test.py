@@ -60,7 +60,8 @@ LAYER = {
     **dict.fromkeys(("evaluate", "diagnose", "synthesize", "learn.loop"), "3b"),
     "control": "3c",
     "conformance": "3d",
-    **dict.fromkeys(("methods", "testing", "audit", "doctor"), "4"),
+    **dict.fromkeys(("methods", "conformance", "audit", "doctor"), "4"),
+    "testing": "4b",
     **dict.fromkeys(("recipes", "cli", "dashboard", "verbs", "__main__"), "5"),
 }
 """First name (or first two) -> layer, as in section 4."""
@@ -89,7 +90,7 @@ def may_import(place: tuple[str, ...], other: tuple[str, ...]) -> bool:
     if own == theirs:
         return own != "methods" or place == other
     if low == "3c":
-        return layer == "4"
+        return layer in {"4", "4b"}
     if layer == "3c":
         return low in {"0", "1"} or theirs in CONTROL_MAY or pair in CONTROL_MAY
     if layer in {"0", "1"}:

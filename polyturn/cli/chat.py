@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyturn.cli.evaluate import add_means, closed, means_of
-from polyturn.cli.parse import Parser, positive, print_json
+from polyturn.cli.parse import Parser, not_negative, positive, print_json
 from polyturn.programs import Table
 from polyturn.types import Task
 
@@ -30,7 +30,7 @@ def _parser() -> Parser:
     parser = Parser("chat", "Talk to a model: a run or model folder, base, an address. Ctrl-D ends.", EXAMPLES)
     parser.add_argument("policy", metavar="RUN", help="a run or model folder, base, or an address")
     parser.add_argument("--system", default="", help="a system message")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 = the most likely token (0.7)")
+    parser.add_argument("--temperature", type=not_negative, default=0.7, help="0 = the most likely token (0.7)")
     parser.add_argument("--max-tokens", type=positive, default=256, help="longest reply in tokens (256)")
     add_means(parser)
     parser.add_argument("--json", action="store_true", help="the dialogue as one JSON object on the last line")

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from polyturn.cli.parse import Parser, check_flags, positive, print_json
+from polyturn.cli.parse import Parser, check_flags, not_negative, positive, print_json
 
 if TYPE_CHECKING:
     from polyturn.cli.policy import Means
@@ -51,7 +51,7 @@ def _parser() -> Parser:
 
 def add_sampling(parser: Parser) -> None:
     """Flags that say how a model's replies are drawn on an environment; a recipe says that itself."""
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 = the most likely token (1)")
+    parser.add_argument("--temperature", type=not_negative, default=1.0, help="0 = the most likely token (1)")
     parser.add_argument("--max-tokens", type=positive, default=64, help="longest reply in tokens (64)")
     parser.add_argument("--mask", action="store_true", help="only replies that the rules allow")
 
@@ -60,9 +60,9 @@ def add_means(parser: Parser) -> None:
     """Flags that say how a model is run, here or behind an address."""
     parser.add_argument("--model", default="", help="for an address: the model's name there; for base: a model folder")
     parser.add_argument("--key-env", default="OPENAI_API_KEY", help="variable that holds the key (OPENAI_API_KEY)")
-    parser.add_argument("--spend-limit", type=float, metavar="USD", help="for an address: the most to spend")
-    parser.add_argument("--price-prompt", type=float, metavar="USD", help="for a million prompt tokens")
-    parser.add_argument("--price-completion", type=float, metavar="USD", help="for a million completion tokens")
+    parser.add_argument("--spend-limit", type=not_negative, metavar="USD", help="for an address: the most to spend")
+    parser.add_argument("--price-prompt", type=not_negative, metavar="USD", help="for a million prompt tokens")
+    parser.add_argument("--price-completion", type=not_negative, metavar="USD", help="for a million completion tokens")
 
 
 def means_of(asked: argparse.Namespace, dtype: str = "float32") -> Means:

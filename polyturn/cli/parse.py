@@ -81,6 +81,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> float:
+    """A finite number from 0 on, for ``type=``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
 def table_text(rows: Sequence[Sequence[str]]) -> str:
     """Rows in aligned columns, the first row a heading.
 

@@ -99,15 +99,20 @@ def unused(folder: Path) -> Path:
 
 
 def resumed(asked: argparse.Namespace, subject: str | None, rest: Sequence[str]) -> Order:
-    """The order to go on with a run. Raises: BadInput where settings are given again or the recipe has changed."""
-    from polyturn.record.run import read_info
-
-    folder = Path(asked.resume)
-    info = read_info(folder)
+    """The order that ``--resume`` gives. Raises: BadInput where settings or another recipe are given beside it."""
     if rest:
         raise BadInput(f"--resume takes the run's own settings; leave out {' '.join(rest)}")
-    if subject is not None and subject != info.recipe:
-        raise BadInput(f"{folder} is a run of {info.recipe}, not of {subject}")
+    order = order_to_resume(Path(asked.resume))
+    if subject is not None and subject != order.subject:
+        raise BadInput(f"{order.folder} is a run of {order.subject}, not of {subject}")
+    return order
+
+
+def order_to_resume(folder: Path) -> Order:
+    """The order to go on with a run. Raises: BadInput for no run, or where its recipe has changed."""
+    from polyturn.record.run import read_info
+
+    info = read_info(folder)
     recipe = load(info.recipe)
     if recipe.source != info.text:
         raise BadInput(f"the recipe {info.recipe} has changed since {folder} was begun, so its numbers would mean "
@@ -139,6 +144,7 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
     """
     from polyturn.cli.memory import PeakMemory
     from polyturn.learn.run import Run
+    from polyturn.record.report import write_report
     from polyturn.record.write import open_run
 
     settings = stored(order.settings)
@@ -164,6 +170,7 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
         raise
     finally:
         recorder.close(status, reason)
+    write_report(order.folder)
     return {**run.results, "run": str(order.folder)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from polyturn.agents.chat import ChatAgent
 from polyturn.cli.listing import envs
 from polyturn.cli.recipe import Recipe, is_recipe, load, module_of, read_settings, shipped
 from polyturn.errors import BadInput, UnknownName
-from polyturn.protocols import Agent, Match, Player, Suite
+from polyturn.protocols import AgentMaker, Match, Player, Suite
 from polyturn.types import Sampling, Seat, Task
 
 MAIN = "main"
@@ -46,14 +47,15 @@ def free_seats(suite: Suite, task: Task) -> list[Seat]:
 
 def held_out(
     suite: Suite, *, tasks: int | None, trials: int, sampling: Sampling = Sampling(), mask: bool = False,
+    agent: AgentMaker | None = None,
 ) -> list[Match]:
-    """A match for each of the first ``tasks`` test tasks (None: all), the judged policy in every free seat."""
+    """A match for each of the first ``tasks`` test tasks (None: all), the judged policy in every free seat.
 
-    def agent() -> Agent:
-        return ChatAgent(sampling=sampling, mask=mask)
-
+    ``agent`` makes what plays there; None = a plain chat agent with ``sampling`` and ``mask``.
+    """
+    make = agent or partial(ChatAgent, sampling=sampling, mask=mask)
     return [
-        Match(suite, task, {seat: Player(agent, MAIN) for seat in free_seats(suite, task)}, rollouts=trials)
+        Match(suite, task, {seat: Player(make, MAIN) for seat in free_seats(suite, task)}, rollouts=trials)
         for task in islice(suite.tasks("test"), tasks)
     ]
 

@@ -1,0 +1,1 @@
+"""Texts that ``polyturn new`` writes: ``NAME`` in them becomes the chosen name."""

@@ -1,0 +1,109 @@
+"""``polyturn eval`` with scripted players and with a server that the test runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from polyturn.cli.main import main
+
+ROW = {"mean", "low", "high", "n_tasks", "n_trials", "pass_at", "pass_hat", "illegal", "errors", "abstained", "turns",
+       "tokens", "seconds"}
+
+
+def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main(["eval", *arguments, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_the_oracle_and_the_null_player(capsys: pytest.CaptureFixture[str]) -> None:
+    best = outcome(["guess_the_number", "--policy", "oracle", "--tasks", "32"], capsys)
+    worst = outcome(["guess_the_number", "--policy", "null", "--tasks", "32"], capsys)
+    assert best.keys() == {"subject", "policy", "environments", "mixture"}
+    assert (best["subject"], best["policy"]) == ("guess_the_number", "oracle")
+    row = best["environments"]["guess_the_number"]  # type: ignore[index]
+    assert row.keys() >= ROW
+    assert (row["n_tasks"], row["n_trials"], row["errors"]) == (32, 32, 0)
+    assert row["mean"] >= 0.75  # fifteen of sixteen numbers are within four halvings: 0.94 expected
+    assert worst["mixture"]["mean"] == 0.0  # type: ignore[index]
+
+
+def test_the_same_command_gives_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tic_tac_toe", "--policy", "random", "--tasks", "6", "-n", "3"]
+    rows = [outcome(arguments, capsys)["mixture"] for _ in range(2)]
+    for row in rows:
+        row.pop("seconds")  # type: ignore[attr-defined]
+    assert rows[0] == rows[1]
+
+
+def test_a_table_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "kuhn_poker_vs_random", "--policy", "oracle", "--tasks", "4"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1].startswith("oracle")
+    assert "4/4" in said.err
+
+
+def test_a_recipes_held_out_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    found = outcome(["quickstart", "--policy", "oracle", "--tasks", "2", "--trials", "1"], capsys)
+    assert len(found["environments"]) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["tictactoe"], "did you mean 'tic_tac_toe'"), (["tic_tac_toe", "--policy", "oracl"], "did you mean 'oracle'"),
+    (["quickstart", "--policy", "null", "--test-task", "3"], "did you mean '--test-tasks'"),
+    (["tic_tac_toe", "--policy", "null", "--temperature", "-1"], "temperature"),
+])
+def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers every chat request with the move 5, as an OpenAI-compatible server does."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "small", "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"}}],
+            "usage": {"prompt_tokens": 30, "completion_tokens": 2, "total_tokens": 32}}
+        data = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_evaluating_a_server_loads_no_torch(address: str) -> None:
+    script = (
+        "import sys; from polyturn.cli.main import main; "
+        f"code = main(['eval', 'tic_tac_toe', '--policy', '{address}', '--model', 'small', '--tasks', '2', '--json']); "
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    row, state = done.stdout.splitlines()[-2:]
+    assert state == "0 False False", done.stderr
+    found = json.loads(row)["mixture"]
+    assert found["errors"] == 0 and found["n_trials"] == 2
+    assert found["tokens"] == pytest.approx(2 * found["turns"])

@@ -1,0 +1,71 @@
+"""Two iterations of the recipe with a tiny model: on one seat, in self-play, from a solver's play, and gone on with."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyturn.audit import audit_run
+from polyturn.errors import UnknownName
+from polyturn.learn.run import Run
+from polyturn.progress import make_progress
+from polyturn.recipes.group_rl import Settings, held_out, main
+from polyturn.record.read import read_metrics
+from polyturn.record.write import open_run
+from tests.policies.tiny import tiny_folder
+
+SMALL: dict[str, Any] = {"iterations": 2, "groups": 2, "rollouts": 2, "test_tasks": 3, "trials": 1, "max_tokens": 4,
+                         "lr": 1e-3, "warm_lr": 1e-3, "warm_episodes": 2, "save_every": 1}
+
+
+async def finished(folder: Path, settings: Settings, *, resume: bool = False) -> Run:
+    run = Run(folder, open_run(folder, recipe="group_rl", resume=resume), make_progress(StringIO()), deterministic=True)
+    try:
+        await main(settings, run)
+    finally:
+        run.recorder.close()
+    return run
+
+
+@pytest.mark.parametrize(("environment", "more"), [
+    ("guess_the_number", {"warm_updates": 2}), ("kuhn_poker", {}), ("tic_tac_toe", {"mask": True}),
+])
+async def test_two_iterations(tmp_path: Path, environment: str, more: dict[str, Any]) -> None:
+    settings = Settings(environment, str(tiny_folder(tmp_path / "model")), **SMALL, **more)
+    run = await finished(tmp_path / "run", settings)
+    assert run.results["table"].keys() == {"before", "after"}
+    assert run.results["table"]["after"]["mixture"]["errors"] == 0
+    assert run.results["paired"]["after_minus_before"]["mixture"].keys() >= {"mean", "low", "high"}
+    assert "after - before" in run.results["text"]
+    stages = [row["stage"] for row in read_metrics(run.folder)]
+    assert stages == ["warm"] * settings.warm_updates + ["learn", "learn"]
+    assert (run.model_folder("learn") / "model.safetensors").exists()
+    assert audit_run(run.folder).faults == []
+    if "mask" in more:
+        assert run.results["table"]["after"]["mixture"]["illegal"] == 0.0
+
+
+async def test_a_finished_run_gone_on_with_changes_nothing(tmp_path: Path) -> None:
+    settings = Settings("guess_the_number", str(tiny_folder(tmp_path / "model")), **SMALL)
+    first = (await finished(tmp_path / "run", settings)).results
+    again = (await finished(tmp_path / "run", settings, resume=True)).results
+    for table in (first["table"], again["table"]):
+        for row in table.values():
+            row["mixture"].pop("seconds")
+            row["environments"]["guess_the_number"].pop("seconds")
+    assert again["table"] == first["table"]
+    assert again["paired"] == first["paired"]
+
+
+def test_held_out_matches_are_the_tables() -> None:
+    matches = held_out(Settings("kuhn_poker", test_tasks=5, trials=3))
+    assert len(matches) == 5
+    assert all(match.rollouts == 3 and match.cast.keys() == {"player_0", "player_1"} for match in matches)
+
+
+def test_an_unknown_environment() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'tic_tac_toe'"):
+        held_out(Settings("tictactoe"))
