@@ -206,7 +206,7 @@ class Template:
         lost = [mark for mark in marks if mark not in shown]
         text = self._fill([_asked(), self._fields(message, {})], schemas, False).rpartition(_USER)[2]
         header = self._header.removesuffix(self.opened)
-        if header not in text or (lost and not self.opened):
+        if header not in text or self.ending not in text or (lost and not self.opened):
             raise BadInput(
                 f"the chat template does not write this reply whole after its header (reasoning, text and "
                 f"{len(message.calls)} calls together), so no ids spell it; drop the part that it leaves out"
