@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 
 from polyturn.errors import BadInput
-from polyturn.record.read import read_plays
+from polyturn.record.read import read_plain
 from polyturn.record.run import read_info, write_whole
-from polyturn.record.shape import column_name, columns, dumped, shape_of, written
+from polyturn.record.shape import column_name, columns, shape_of
 from polyturn.types import Episode
 
 SCHEMA_VERSION = "1.0"
@@ -36,14 +36,6 @@ def schema() -> Any:
     return pyarrow.schema(own + [(column_name(name, shape), shape.arrow()) for name, shape in shapes.items()])
 
 
-def closed_row(episode: Episode, *, run_id: str = "", attempt: int = 1, play: int = 0) -> dict[str, Any]:
-    """The row of one episode, of JSON values."""
-    row = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "attempt": attempt, "play": play,
-           **written(_EPISODE, episode, f"episode {episode.id}")}
-    plain: dict[str, Any] = orjson.loads(dumped(row, f"episode {episode.id}"))
-    return plain
-
-
 def close_shards(folder: Path | str, *, rows_per_shard: int = 1000, encodings: Sequence[str] = ("parquet",)) -> Path:
     """The folder ``closed`` of a run, made anew from its tables; memory is bounded by one shard.
 
@@ -58,8 +50,8 @@ def close_shards(folder: Path | str, *, rows_per_shard: int = 1000, encodings: S
     info = read_info(folder)
     closed = folder / "closed"
     closed.mkdir(exist_ok=True)
-    rows = (closed_row(episode, run_id=info.id, attempt=attempt, play=play)
-            for (attempt, play), episode in read_plays(folder))
+    rows = ({"schema_version": SCHEMA_VERSION, "run_id": info.id, "attempt": attempt, "play": play, **plain}
+            for (attempt, play), plain in read_plain(folder))
     files: dict[str, Any] = {}
     number = 0
     while shard := list(islice(rows, rows_per_shard)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +38,14 @@ def read_plays(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
 ) -> Iterator[tuple[_Key, Episode]]:
     """As :func:`read_episodes`, each with its key (attempt, play), unique in the run."""
+    for key, plain in read_plain(folder, include_open=include_open, skip_corrupt=skip_corrupt):
+        yield key, _EPISODE.decode(plain)
+
+
+def read_plain(
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+) -> Iterator[tuple[_Key, dict[str, Any]]]:
+    """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it."""
     path = _table(folder, "turns")
     if not path.exists():
         return
@@ -47,8 +55,10 @@ def read_plays(
         for line in read_lines(_table(folder, "episodes"), skip_corrupt=skip_corrupt):
             row = line.row()
             key = (row["attempt"], row["play"])
-            episode = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
-            yield key, _with_scores(episode, [*scores.pop(key, []), *scores.pop(episode.id, [])])
+            plain = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
+            for verifier, given in [*scores.pop(key, []), *scores.pop(plain["id"], [])]:
+                plain["scores"][verifier] = given
+            yield key, plain
         if include_open:
             for key, found in lines.items():
                 yield key, _unfinished(_Written(turns, found))
@@ -146,8 +156,8 @@ class _Written:
             who = (turn["seat"], turn["policy"])
             self.id = row["episode"]
             self.turns[turn["at"]] = turn
-            self.messages.setdefault(who, {}).update({m["index"]: m for m in row["messages"]})
-            self.spans.setdefault(who, {}).update({s["index"]: s for s in row["spans"]})
+            self.messages.setdefault(who, {}).update(_by_index(row["messages"]))
+            self.spans.setdefault(who, {}).update(_by_index(row["spans"]))
 
 
 def _by_play(path: Path, *, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]]:
@@ -171,34 +181,37 @@ def _scores(path: Path, skip_corrupt: bool) -> dict[_Key | str, list[tuple[str, 
     return found
 
 
-def _with_scores(episode: Episode, given: list[tuple[str, Any]]) -> Episode:
-    if not given:
-        return episode
-    more = {verifier: _BY_SEAT.decode(scores) for verifier, scores in given}
-    return replace(episode, scores={**episode.scores, **more})
-
-
-def _closed(row: Mapping[str, Any], before: _Written, where: str) -> Episode:
-    trajectories = [_trajectory(rest, before, where) for rest in row["trajectories"]]
-    episode: Episode = _EPISODE.decode({**row["episode"], "trajectories": trajectories})
-    return episode
+def _closed(row: Mapping[str, Any], before: _Written, where: str) -> dict[str, Any]:
+    return {**row["episode"], "trajectories": [_trajectory(rest, before, where) for rest in row["trajectories"]]}
 
 
 def _trajectory(rest: Mapping[str, Any], before: _Written, where: str) -> dict[str, Any]:
     who = (rest["seat"], rest["policy"])
     try:
-        turns = [turn if turn.get("new") else {**before.turns[turn["at"]], **turn} for turn in rest["turns"]]
-        messages = {**before.messages.get(who, {}), **{m["index"]: m for m in rest["messages"]}}
-        spans = {**before.spans.get(who, {}), **{s["index"]: s for s in rest["spans"]}}
+        turns = [_turn(turn, before) for turn in rest["turns"]]
+        messages = {**before.messages.get(who, {}), **_by_index(rest["messages"])}
+        spans = {**before.spans.get(who, {}), **_by_index(rest["spans"])}
         return {
-            **rest, "turns": turns, "messages": [messages[i] for i in range(rest["message_count"])],
-            "spans": [spans[i] for i in range(rest["span_count"])],
+            "seat": rest["seat"], "policy": rest["policy"], "parent": rest["parent"],
+            "messages": [messages[i] for i in range(rest["message_count"])], "turns": turns,
+            "spans": [spans[i] for i in range(rest["span_count"])], "stop": rest["stop"],
         }
     except KeyError as error:
         raise BadInput(f"{where}: turns.jsonl lacks turn, message or span {error} of seat {rest['seat']}") from None
 
 
-def _unfinished(before: _Written) -> Episode:
+def _turn(turn: dict[str, Any], before: _Written) -> dict[str, Any]:
+    """A turn of an episode's row: whole, or what changed since it was written."""
+    if turn.pop("new", False):
+        return turn
+    return {**before.turns[turn["at"]], **turn}
+
+
+def _by_index(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    return {row.pop("index"): row for row in rows}
+
+
+def _unfinished(before: _Written) -> dict[str, Any]:
     trajectories = []
     for seat, policy in before.messages:
         who = (seat, policy)
@@ -209,8 +222,7 @@ def _unfinished(before: _Written) -> Episode:
             "spans": _without_holes(before.spans[who], f"{before.id}, seat {seat}, spans"),
         })
     empty = Episode(before.id, Task("", ""), 0, stop=Stop("error", OPEN), error=OPEN)
-    episode: Episode = _EPISODE.decode({**_EPISODE.encode(empty), "trajectories": trajectories})
-    return episode
+    return {**_EPISODE.encode(empty), "trajectories": trajectories}
 
 
 def _without_holes(found: Mapping[int, Any], what: str) -> list[Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import types as builtin_types
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -255,7 +255,7 @@ def _list(inner: Shape, make: Callable[[list[Any]], Any]) -> Shape:
     item, back = inner.encode, inner.decode
 
     def encode(values: Any) -> list[Any]:
-        if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, AbstractSet)):
+        if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Set)):
             raise _Refused(BadInput, f"is {values!r}; expected a sequence")
         out: list[Any] = []
         try:
