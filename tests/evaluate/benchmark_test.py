@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from polyturn.agents.chat import ChatAgent
 from polyturn.errors import BadInput, NotFinite
 from polyturn.evaluate import benchmark
 from polyturn.evaluate.benchmark import Result, seats_of
+from polyturn.evaluate.tables import as_text, cells
 from polyturn.protocols import Ask, Completion, Match, Player, Scores, Spec, Step, Written
+from polyturn.record.read import read_episodes
+from polyturn.record.write import RunRecorder
 from polyturn.rollout.pool import Pool
 from polyturn.types import (
     Episode,
@@ -294,29 +298,6 @@ class Replies:
         return Completion(assistant(self.said[asked - 1]), usage=Usage(completion_tokens=2))
 
 
-class Kept:
-    """A recorder that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.episodes: list[Episode] = []
-        self.scored: dict[str, Scores] = {}
-
-    def turn(self, *told: Any) -> None:
-        return None
-
-    def episode(self, episode: Episode) -> None:
-        self.episodes.append(episode)
-
-    def scores(self, verifier: str, scores: Scores) -> None:
-        self.scored[verifier] = {**self.scored.get(verifier, {}), **scores}
-
-    def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        return None
-
-    def metrics(self, iteration: int, values: Mapping[str, float], *, stage: str = "") -> None:
-        return None
-
-
 def matches(suite: Guesses, rollouts: int = 2) -> list[Match]:
     return [Match(suite, t, {"agent": Player(ChatAgent, "main")}, rollouts=rollouts) for t in suite.tasks("test")]
 
@@ -340,18 +321,21 @@ async def test_evaluate_counts_crashes_apart() -> None:
     assert (row.mean, row.n_trials, row.errors, row.abstained) == (1.0, 2, 4, 0)
 
 
-async def test_evaluate_of_two_suites_can_be_rebuilt_from_the_record() -> None:
-    recorder = Kept()
+async def test_evaluate_of_two_suites_can_be_rebuilt_from_the_run_folder(tmp_path: Path) -> None:
+    recorder = RunRecorder(tmp_path)
     suites = [Guesses(Won()), Guesses(Won("other"), family="again")]
     orders = [match for suite in suites for match in matches(suite)]
     live = await benchmark.evaluate(
-        orders[::2] + orders[1::2], {"main": Replies(["2", "1", "no"])}, policy="main", recorder=recorder
+        orders[::2] + orders[1::2], {"main": Replies(["2", "1", "crash"])}, policy="main", recorder=recorder,
+        pool=Pool(retries=1),
     )
+    recorder.close()
     assert sorted(live.environments) == ["again", "guess"]
-    stored = [
-        replace(e, scores={v: s[e.id] for v, s in recorder.scored.items() if e.id in s}) for e in recorder.episodes
-    ]
-    assert benchmark.result(benchmark.as_groups(stored), seats_of("main")) == live
+    assert live.mixture.errors == 4  # secret 3 crashes in the third turn, also when it is played again
+    stored = list(read_episodes(tmp_path))
+    rebuilt = benchmark.result(benchmark.as_groups(stored), seats_of("main"))
+    assert rebuilt == live
+    assert as_text(cells({"x": rebuilt})) == as_text(cells({"x": live}))
 
 
 async def test_evaluate_refuses_nothing_to_play() -> None:

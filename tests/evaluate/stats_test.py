@@ -8,7 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polyturn.errors import BadInput
 from polyturn.evaluate import stats

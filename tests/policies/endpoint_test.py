@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from polyturn.desk import Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, NotTrainable, PolicyFailed, UnknownName
 from polyturn.policies.endpoint import Endpoint, Prices, aligned, connect
 from polyturn.protocols import Piece, Policy
+from polyturn.rollout.serve import Server as ServedDesks
+from polyturn.testing import check_policy
 from polyturn.types import (
     Call,
     Episode,
@@ -33,6 +35,7 @@ from polyturn.types import (
     system,
     user,
 )
+from tests.byte_policy import BytePolicy
 from tests.policies.http_server import Answer, Server, said
 
 KEY = "sk-very-secret-4711"
@@ -487,3 +490,50 @@ def test_it_loads_neither_torch_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "set()"
+
+
+# ---------------------------------------------------------------- conformance, against a served policy
+
+
+class ByteChat:
+    """Counts as the served policy does."""
+
+    tokenizer_sha256, template_sha256 = "t" * 64, "c" * 64
+
+    def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        return BytePolicy().count(messages, tools)
+
+
+async def served(inner: Policy, check: Callable[[str], Awaitable[None]]) -> None:
+    server = ServedDesks()
+    await server.start()
+    address = server.address(Desk(Log("e", {"main": inner}), "agent", "main"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYTURN_TEST_KEY", address.token)
+        try:
+            await check(address.url)
+        finally:
+            await server.close()
+
+
+async def test_it_conforms_with_the_ids_of_a_server_that_tells_them() -> None:
+    async def check(url: str) -> None:
+        chat: Any = ByteChat()
+        policy = await connect(url, key_env="POLYTURN_TEST_KEY", chat=chat)
+        completion = await policy.sample(ASKED, sampling=Sampling(seed=3))
+        assert policy.dialect == "vllm" and completion.ids is not None and completion.logprobs is not None
+        assert policy.count(ASKED) == BytePolicy().count(ASKED)
+        assert policy.info().tokenizer_sha256 == "t" * 64
+        await check_policy(policy, messages=ASKED)
+        await policy.close()
+
+    await served(BytePolicy(), check)
+
+
+async def test_it_conforms_without_ids() -> None:
+    async def check(url: str) -> None:
+        policy = Endpoint(url, "main", key_env="POLYTURN_TEST_KEY")
+        await check_policy(policy, messages=ASKED)
+        await policy.close()
+
+    await served(BytePolicy(lambda messages: f"heard {len(messages)}"), check)
