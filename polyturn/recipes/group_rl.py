@@ -17,7 +17,8 @@ import numpy as np
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.arrays import Turns
-from polyturn.cli.subject import free_seats, held_out as test_matches, suite_of
+from polyturn.cli.subject import free_seats, suite_of
+from polyturn.cli.subject import held_out as test_matches
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn.curriculum import Mixture, Share
