@@ -49,7 +49,8 @@ def tokens_of(
     count = len(node_N)
     rows = trajectory_N or [0] * count
     sources = tuple(
-        Source(Episode(f"e{b}", Task("t", "f"), 0), Trajectory("agent", "main"), 0) for b in range(max(rows, default=0) + 1)
+        Source(Episode(f"e{b}", Task("t", "f"), 0), Trajectory("agent", "main"), 0)
+        for b in range(max(rows, default=0) + 1)
     )
     return Tokens(
         tree, np.array(node_N, np.int32), np.ones(count, bool), np.full(count, np.nan),

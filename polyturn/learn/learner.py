@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -42,7 +41,7 @@ class Learner:
 
     def __init__(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95),
-        max_grad_norm: float = 1.0, tokens_per_pass: int = 2048, trainable: str | None = None,
+        max_grad_norm: float = 1.0, tokens_per_pass: int = 1024, trainable: str | None = None,
         reference: nn.Module | Literal["initial"] | None = None, heads: Sequence[str] = (), dtype: str | None = None,
         recompute: bool = False, clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
@@ -233,10 +232,6 @@ class Learner:
             self.optimizer.state[self.parameters[name]] = {
                 key: torch.as_tensor(value).clone().to(self.parameters[name].device) for key, value in moments.items()
             }
-
-    def export(self, folder: str | Path) -> None:
-        """Writes what ``transformers`` (or, for adapters, ``peft``) loads: weights and configuration."""
-        self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
 
 def merge(states: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
