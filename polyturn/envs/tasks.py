@@ -89,7 +89,7 @@ def from_file(
 
 def _parsed(text: str, family: str, limits: Limits) -> tuple[list[tuple[Task, str | None]], list[str]]:
     tasks, faults = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
