@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,11 +35,13 @@ def read_episodes(
 
 
 def read_plays(
-    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False,
+    only: Collection[_Key] | None = None,
 ) -> Iterator[tuple[_Key, Episode]]:
-    """As :func:`read_episodes`, each with its key (attempt, play), unique in the run."""
+    """As :func:`read_episodes`, each with its key (attempt, play), unique in the run; ``only`` some keys if given."""
     for key, plain in read_plain(folder, include_open=include_open, skip_corrupt=skip_corrupt):
-        yield key, _EPISODE.decode(plain)
+        if only is None or key in only:
+            yield key, _EPISODE.decode(plain)
 
 
 def read_plain(

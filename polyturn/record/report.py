@@ -5,7 +5,7 @@ Everything is read from the run folder: the tables, ``run.json`` and, where the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -22,7 +22,6 @@ from polyturn.record.dialogues import as_dialogue
 from polyturn.record.page import page, section, tile
 from polyturn.record.read import read_credit, read_metrics, read_plays
 from polyturn.record.run import RunInfo, is_locked, read_info, write_whole
-from polyturn.types import Episode
 
 LEARNED = ("stage",)
 """Rows of the table whose name begins so are those that this run trained."""
@@ -227,7 +226,7 @@ def _exploitability(found: Mapping[str, Any]) -> str:
 
 def _dialogues(folder: Path, facts: Facts) -> str:
     picked = curves.pick(facts.played)
-    episodes = _episodes(folder, {play.key for play in picked.values()})
+    episodes = dict(read_plays(folder, only={play.key for play in picked.values()}))
     credit: dict[Any, dict[tuple[str, str, int], Any]] = {key: {} for key in episodes}
     by_id = {episode.id: key for key, episode in episodes.items()}
     for row in read_credit(folder):
@@ -243,8 +242,3 @@ def _dialogues(folder: Path, facts: Facts) -> str:
     lead = ('Worse than expected<span class="scale"></span>better than expected: the advantage of each reply. '
             "Each square is one trained token; rest on it for its numbers.")
     return section("Dialogues", lead, "".join(blocks))
-
-
-def _episodes(folder: Path, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Episode]:
-    wanted = set(keys)
-    return {key: episode for key, episode in read_plays(folder) if key in wanted}
