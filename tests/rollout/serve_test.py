@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -221,6 +222,28 @@ async def test_an_endpoint_on_a_served_desk_gets_ids_and_logprobs() -> None:
         said, drawn = ours.spans[mine.spans[0]], theirs.spans[other.spans[0]]
         assert said.logprobs is not None and drawn.logprobs is not None
         assert said.logprobs.tolist() == drawn.logprobs.tolist()
+
+
+@pytest.mark.model
+async def test_calls_of_the_openai_client_are_trainable_turns_of_the_embedded_model() -> None:
+    from polyturn.policies.local import Local
+
+    policy = Local.load()
+    desk = a_desk(policy)
+    async with serving(desk, sampling=Sampling(max_tokens=12), fixed=True) as (_, address), client(address) as ai:
+        talk: list[Any] = [{"role": "system", "content": "You count."}]
+        for text in ("one?", "two? \u00e9\u4e2d", "three?"):
+            talk.append({"role": "user", "content": text})
+            answer = await ai.chat.completions.create(model="m", messages=talk)
+            talk.append({"role": "assistant", "content": answer.choices[0].message.content})
+    (trajectory,) = desk.log.trajectories()
+    last = trajectory.turns[-1]
+    assert {turn.spans[0] for turn in trajectory.turns} <= set(trajectory.path(last.spans[0]))
+    ids = np.array(ids_to(trajectory, last), np.int32)
+    (scored,) = await policy.logprobs([ids])
+    drawn = trajectory.spans[last.spans[0]].logprobs
+    assert drawn is not None and np.abs(scored[-len(drawn):] - drawn).max() < 1e-4
+    policy.close()
 
 
 # ---------------------------------------------------------------- sampling
