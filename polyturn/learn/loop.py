@@ -38,6 +38,9 @@ class Rule:
     filters: tuple[Filter, ...] = (without_errors,)
     demonstrations: bool = False
     """True waives the rule that trained tokens were sampled: for likelihood on scripted play. It is recorded."""
+    on_policy: bool = False
+    """True: one update for each batch, by the weights that wrote it, or a loss that reads no old log-probability. The
+    update's own reading then stands for the old one, and no pass is spent on measuring first."""
     proportional: bool = False
     """True where the loss is proportional to the advantage (no entropy or KL term): tokens of advantage zero, as in
     groups that all scored alike, then weigh zero, which changes no gradient and spares their computation."""
@@ -135,7 +138,7 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     """Groups to one update: lay out, measure, credit, weigh, update, record. Its metrics."""
     tokens = lay_out(groups, stage.policy)
     _refuse_unproved(tokens, stage.rule)
-    measured = stage.learner.measure(tokens)
+    measured = None if stage.rule.on_policy else stage.learner.measure(tokens)
     turns = as_turns(tokens, measured)
     advantage_N = as_tokens(stage.rule.advantage(turns), turns)
     observe = getattr(stage.rule.advantage, "observe", None)
@@ -146,9 +149,11 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
         weight_N = np.where(advantage_N == 0, 0.0, weight_N)
     version = stage.learner.version
     metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, stage.rule.loss)
+    read = stage.learner.last if measured is None else measured
+    assert read is not None
     waiver: Waiver = "demonstrations" if stage.rule.demonstrations else ""
     rows = credit_rows(
-        tokens, measured, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
+        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
     )
     run.recorder.credit(i, rows)
     return metrics

@@ -287,7 +287,7 @@ class Quickstart:
         stage = Stage(
             name, Mixture(shares, derive("warm", settings.seed), first=first),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model, learner,
-            Rule(no_advantage, family_mean, likelihood, demonstrations=True), updates, pool=self.pool,
+            Rule(no_advantage, family_mean, likelihood, demonstrations=True, on_policy=True), updates, pool=self.pool,
         )
         await train(self.run, stage, save_every=settings.save_every)
         if settings.control and not first:
@@ -309,7 +309,7 @@ class Quickstart:
             "guess_the_number": group_standardised, "tic_tac_toe": group_standardised,
             "kuhn_poker": RoleBaseline(baseline=level),
         })
-        rule = Rule(credit, family_mean, policy_gradient, proportional=True)
+        rule = Rule(credit, family_mean, policy_gradient, proportional=True, on_policy=True)
         stage = Stage(
             name, Mixture(shares, derive("play", settings.seed)), {"main": self.model}, self.model,
             self._learner(settings.lr), rule, settings.iterations, pool=self.pool, memory={"credit": credit},
