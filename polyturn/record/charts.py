@@ -66,7 +66,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     if (low, high) == (0, 1):
         return [0.0, 0.25, 0.5, 0.75, 1.0]
     if high <= low:
-        low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
+        room = abs(low) * 0.1 or 1.0
+        low, high = low - (room if low else 0.0), high + room
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)

@@ -41,6 +41,8 @@ class Played:
     """Of the seats that learn; empty for a failed or unscored episode."""
     invalid: int
     turns: int
+    trained: bool = False
+    """Some of its tokens were trained."""
 
     @property
     def score(self) -> float | None:
@@ -48,14 +50,16 @@ class Played:
         return float(np.mean(list(self.scores.values()))) if self.scores else None
 
 
-def played(key: tuple[int, int], episode: Episode, stages: Mapping[tuple[str, int], int]) -> Played:
+def played(
+    key: tuple[int, int], episode: Episode, stages: Mapping[tuple[str, int], int], *, trained: bool = False
+) -> Played:
     """The numbers of an episode. Its group begins with ``<stage>.<iteration>.`` when it was played for training."""
     label = episode.group.rsplit(".", 1)[0]
     stage, _, number = label.rpartition(".")
     at = stages.get((stage, int(number))) if number.isdigit() else None
     turns = sum(not turn.branch for t in episode.trajectories for turn in t.turns)
     invalid = sum(event.kind == "invalid" and not event.branch for event in episode.events)
-    return Played(key, episode.task.family, episode.group, at, _scores(episode), invalid, turns)
+    return Played(key, episode.task.family, episode.group, at, _scores(episode), invalid, turns, trained)
 
 
 def _scores(episode: Episode) -> dict[Seat, float]:
@@ -186,14 +190,14 @@ def _other_metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pick(plays: Iterable[Played]) -> dict[str, Played]:
-    """Title -> an episode worth reading: for each environment the best and the worst of the last iteration, and one of
-    the first."""
+    """Title -> an episode worth reading: for each environment the best and the worst of the last iteration, and the
+    worst of the first; of those that were trained on, if there are any."""
     picked: dict[str, Played] = {}
-    trained = [play for play in plays if play.at is not None and play.score is not None]
-    for family in sorted({play.family for play in trained}):
-        mine = sorted((p for p in trained if p.family == family), key=lambda p: (p.at or 0, p.score or 0.0))
-        first = [p for p in mine if p.at == mine[0].at]
-        last = [p for p in mine if p.at == mine[-1].at]
+    scored = [play for play in plays if play.at is not None and play.score is not None]
+    for family in sorted({play.family for play in scored}):
+        mine = sorted((p for p in scored if p.family == family), key=lambda p: (p.at or 0, p.score or 0.0))
+        first, last = ([p for p in mine if p.at == end.at and p.trained] or [p for p in mine if p.at == end.at]
+                       for end in (mine[0], mine[-1]))
         for title, play in (("last iteration, best", last[-1]), ("last iteration, worst", last[0]),
                             ("first iteration, worst", first[0])):
             if play not in picked.values():

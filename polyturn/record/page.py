@@ -23,7 +23,8 @@ h2 { font-size:18px; margin:38px 0 4px; letter-spacing:-.005em; }
 h3 { font-size:13px; margin:0 0 2px; font-weight:600; }
 p { margin:4px 0 12px; } .quiet, .lead { color:var(--quiet); } .lead { max-width:80ch; font-size:14px; }
   .more { margin-top:18px; }
-.chip { white-space:nowrap; }
+.chip { white-space:nowrap; max-width:100%; overflow:hidden; text-overflow:ellipsis; }
+summary .chip { max-width:min(100%,48ch); }
 code, pre { font:12.5px/1.5 ui-monospace,Menlo,Consolas,monospace; overflow-wrap:anywhere; }
 pre { white-space:pre-wrap; background:var(--soft); padding:12px; border-radius:8px; margin:8px 0; }
 .head { display:flex; flex-wrap:wrap; gap:6px 14px; align-items:baseline; }

@@ -23,6 +23,7 @@ from polyturn.record.page import page, section, tile
 from polyturn.record.read import read_credit, read_metrics, read_plays
 from polyturn.record.run import RunInfo, is_locked, read_info, write_whole
 
+BEFORE, AFTER = ("null", "random", "base"), ("oracle",)
 LEARNED = ("stage",)
 """Rows of the table whose name begins so are those that this run trained."""
 
@@ -66,17 +67,24 @@ def gather(folder: Path) -> Facts:
         status = "killed"
     facts = Facts(info, status, read_metrics(folder), _saved_results(folder / "results.json"))
     stages = {(row["stage"], row["iteration"]): i for i, row in enumerate(facts.metrics)}
+    trained = {_credit_key(row) for row in read_credit(folder) if row["weight"].any()}
     last = info.started
     for key, episode in read_plays(folder):
         facts.episodes += 1
         turns = [turn for trajectory in episode.trajectories for turn in trajectory.turns]
         facts.turns += len(turns)
         facts.tokens += sum(len(s.ids) for t in episode.trajectories for s in t.spans if s.sampled)
-        facts.played.append(curves.played(key, episode, stages))
+        was_trained = key in trained or episode.id in trained
+        facts.played.append(curves.played(key, episode, stages, trained=was_trained))
         last = max(last, episode.ended)
     last = max([last, *(row["time"] for row in facts.metrics), *(a.ended for a in info.attempts if a.ended)])
     facts.seconds = last - info.started
     return facts
+
+
+def _credit_key(row: Mapping[str, Any]) -> tuple[int, int] | str:
+    """The play that a row of credit is for, or the episode's id where the play is not known."""
+    return row["episode"] if row["play"] is None else (row["attempt"], row["play"])
 
 
 def _saved_results(path: Path) -> Mapping[str, Any]:
@@ -141,7 +149,7 @@ def _pairs(rows: Mapping[str, Any]) -> str:
 
 
 def _results(facts: Facts) -> str:
-    table = facts.results.get("table") or {}
+    table = _in_order(facts.results.get("table") or {})
     if not table:
         return section("Result", "", '<p class="quiet">No results were saved: no evaluation has ended.</p>')
     names = list(dict.fromkeys(name for stage in table.values() for name in stage["environments"]))
@@ -156,6 +164,12 @@ def _results(facts: Facts) -> str:
         _wide(names, body) + _differences(facts.results.get("paired") or {}, names) + _costs(table)
         + _exploitability(facts.results.get("exploitability") or {}),
     )
+
+
+def _in_order(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows from the weakest that a reader expects to the strongest; the rest between, by name."""
+    names = [*BEFORE, *sorted(table.keys() - {*BEFORE, *AFTER}), *AFTER]
+    return {name: table[name] for name in names if name in table}
 
 
 def _wide(names: Sequence[str], body: str) -> str:
@@ -230,7 +244,8 @@ def _dialogues(folder: Path, facts: Facts) -> str:
     credit: dict[Any, dict[tuple[str, str, int], Any]] = {key: {} for key in episodes}
     by_id = {episode.id: key for key, episode in episodes.items()}
     for row in read_credit(folder):
-        key = by_id.get(row["episode"]) if row["play"] is None else (row["attempt"], row["play"])
+        found = _credit_key(row)
+        key = by_id.get(found) if isinstance(found, str) else found
         if key in credit:
             credit[key][row["seat"], row["policy"], row["span"]] = row
     families: set[str] = set()

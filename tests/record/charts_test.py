@@ -14,6 +14,7 @@ def test_ticks_are_round_and_cover() -> None:
     """A step of 1, 2 or 5 times a power of ten; 0 to 7 in four steps: rough step 1.75, so 2."""
     assert ticks(0, 7) == [0.0, 2.0, 4.0, 6.0, 8.0]
     assert ticks(-0.3, 0.4) == [-0.4, -0.2, 0.0, 0.2, 0.4]
+    assert ticks(0.0, 0.0) == [0.0, 0.5, 1.0] and ticks(2.0, 2.0) == [1.8, 2.0, 2.2]
     for low, high in ((3.0, 3.0), (0.0, 0.0), (-2.0, -2.0), (1e-9, 2e-9), (1e6, 5e6)):
         found = ticks(low, high)
         assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 8

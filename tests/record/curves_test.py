@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,8 @@ def test_dialogues_worth_a_look() -> None:
     plays = [play(0, 0, 0.5), play(1, 0, 0.25), play(2, 3, 0.0), play(3, 3, 1.0), play(4, None, 1.0), play(5, 3, None)]
     assert {title: p.key[1] for title, p in pick(plays).items()} == {
         "guess: last iteration, best": 3, "guess: last iteration, worst": 2, "guess: first iteration, worst": 1}
+    kept = [play(0, 0, 0.5), replace(play(1, 0, 0.75), trained=True), play(2, 0, 1.0)]
+    assert [p.key[1] for p in pick(kept).values()] == [1]
     assert len(pick([play(0, 0, 0.5)])) == 1 and pick([]) == {}
 
 

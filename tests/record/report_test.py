@@ -38,6 +38,13 @@ def test_the_report_is_whole_and_asks_for_nothing(run: Path) -> None:
     assert found.seen.count("svg") >= 6 * 4 + 4 + 6
 
 
+def test_rows_stand_in_the_order_that_a_reader_expects(run: Path) -> None:
+    """results.json may hold them in any order."""
+    text = write_report(run).read_text("utf-8")
+    places = [text.index(f"<td>{name}</td>") for name in ("null", "random", "base", "stage1", "stage2", "oracle")]
+    assert places == sorted(places)
+
+
 def test_it_is_written_again_over_itself(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
