@@ -6,13 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from polyturn.errors import PolicyFailed
 from polyturn.policies.sampler.request import Request
+from polyturn.types import FloatArray
 
 Drawn: TypeAlias = tuple[int, float, tuple[int, ...]]
 """Id, log-probability, support (``()`` = the whole vocabulary)."""
+BLOCK = 256
+"""A draw first finds its block of the vocabulary, then its place in it."""
 
 
 def draw(logits_RV: torch.Tensor, requests: Sequence[Request]) -> list[Drawn | PolicyFailed]:
@@ -22,20 +27,51 @@ def draw(logits_RV: torch.Tensor, requests: Sequence[Request]) -> list[Drawn | P
     uniform number. Temperature 0: the most likely id, with its log-probability at temperature 1. A row whose
     logits are not finite gives the error in place of the id.
     """
-    heat = torch.ones(len(logits_RV), 1)
-    for row, request in enumerate(requests):
-        heat[row] = request.sampling.temperature or 1.0
-    scaled_RV = logits_RV / heat
-    total_R = torch.logsumexp(scaled_RV, -1)
-    finite = [math.isfinite(total) for total in total_R[: len(requests)].tolist()]
-    whole = [row for row, request in enumerate(requests) if finite[row] and _whole(request, logits_RV.shape[1])]
-    drawn = _draw_whole(scaled_RV, total_R, requests, whole) if whole else {}
+    heat = [request.sampling.temperature or 1.0 for request in requests]
+    heat_R = torch.tensor(heat + [1.0] * (len(logits_RV) - len(heat)))
+    scaled_RV = logits_RV if all(h == 1.0 for h in heat) else logits_RV / heat_R[:, None]
+    highest_R, best_R = scaled_RV.max(-1)
+    weight_RV = _in_blocks(torch.exp(scaled_RV - highest_R[:, None]))
+    block_RJ = weight_RV.sum(-1).double().numpy()
+    total_R = block_RJ.sum(-1)
     found: list[Drawn | PolicyFailed] = []
     for row, request in enumerate(requests):
-        if finite[row] and row not in drawn:
-            drawn[row] = _draw_masked(scaled_RV[row], request)
-        found.append(drawn[row] if row in drawn and math.isfinite(drawn[row][1]) else _not_finite(request))
+        if not np.isfinite(total_R[row]):
+            found.append(_not_finite(request))
+            continue
+        if not _whole(request, logits_RV.shape[1]):
+            drawn = _draw_masked(scaled_RV[row], request)
+        else:
+            place = int(best_R[row])
+            if request.sampling.temperature > 0:
+                place = _place(block_RJ[row], weight_RV[row].numpy(), request.uniform())
+            log_total = float(highest_R[row]) + math.log(total_R[row])
+            drawn = (place, float(scaled_RV[row, place]) - log_total, ())
+        found.append(drawn if math.isfinite(drawn[1]) else _not_finite(request))
     return found
+
+
+def _in_blocks(weight_RV: torch.Tensor) -> torch.Tensor:
+    """The same numbers as [R, blocks, BLOCK], zeros added at the end."""
+    padding = -weight_RV.shape[1] % BLOCK
+    if padding:
+        weight_RV = torch.nn.functional.pad(weight_RV, (0, padding))
+    return weight_RV.view(len(weight_RV), -1, BLOCK)
+
+
+def _place(block_J: FloatArray, weight_JB: NDArray[np.float32], uniform: float) -> int:
+    """The place whose share of the whole ``uniform`` falls into, found by block and then within it."""
+    above = block_J.cumsum()
+    target = uniform * above[-1]
+    block = _first_above(above, target)
+    before = above[block - 1] if block else 0.0
+    return block * BLOCK + _first_above(weight_JB[block].cumsum(dtype=np.float64), target - before)
+
+
+def _first_above(cumulated: FloatArray, target: float) -> int:
+    """The first place whose cumulated weight exceeds ``target``; its own weight is never zero."""
+    place = int(np.searchsorted(cumulated, target, side="right"))
+    return min(place, int(np.searchsorted(cumulated, cumulated[-1])))
 
 
 def _not_finite(request: Request) -> PolicyFailed:
@@ -50,30 +86,6 @@ def _whole(request: Request, vocabulary: int) -> bool:
     return request.trie is None and sampling.top_p >= 1 and not 0 < sampling.top_k < vocabulary
 
 
-def _draw_whole(
-    scaled_RV: torch.Tensor, total_R: torch.Tensor, requests: Sequence[Request], rows: Sequence[int]
-) -> dict[int, Drawn]:
-    """Draws of the rows without a mask; all rows are computed at once, whichever are asked for."""
-    best_R = scaled_RV.argmax(-1).tolist()
-    sampled = [row for row in rows if requests[row].sampling.temperature > 0]
-    place_R = list(best_R)
-    if sampled:
-        cumulated_RV = torch.exp(scaled_RV - total_R[:, None]).cumsum(-1, dtype=torch.float64)
-        for row in sampled:
-            place_R[row] = _first_above(cumulated_RV[row], requests[row].uniform())
-    place = torch.tensor([place_R[row] for row in rows])
-    index = torch.tensor(rows)
-    logprob = (scaled_RV[index, place] - total_R[index]).tolist()
-    return {row: (place_R[row], value, ()) for row, value in zip(rows, logprob, strict=True)}
-
-
-def _first_above(cumulated_V: torch.Tensor, uniform: float) -> int:
-    """The first place whose cumulated probability exceeds ``uniform`` of the whole; its own is never zero."""
-    whole = cumulated_V[-1]
-    place = int(torch.searchsorted(cumulated_V, whole * uniform, right=True))
-    return min(place, int(torch.searchsorted(cumulated_V, whole)))
-
-
 def _draw_masked(scaled_V: torch.Tensor, request: Request) -> Drawn:
     """A draw over the ids that the trie allows, cut to the ``top_k`` likeliest and to mass ``top_p``."""
     sampling = request.sampling
@@ -82,7 +94,8 @@ def _draw_masked(scaled_V: torch.Tensor, request: Request) -> Drawn:
     allowed = allowed[kept]
     logprob = torch.log_softmax(scaled_V[allowed], -1)
     if sampling.temperature > 0:
-        place = _first_above(logprob.exp().cumsum(-1, dtype=torch.float64), request.uniform())
+        cumulated = logprob.double().exp().cumsum(-1).numpy()
+        place = _first_above(cumulated, request.uniform() * cumulated[-1])
     else:
         place = int(logprob.argmax())
     return int(allowed[place]), float(logprob[place]), tuple(allowed.tolist())

@@ -109,7 +109,8 @@ class Driven:
                     mask = torch.ones(count, request.fed + count, dtype=torch.bool).tril_(request.fed)
                 pieces.append(Piece(row, count, request.slot, request.fed, mask))
                 row += count
-        return runs_of(single, 0), tuple(pieces)
+        capacity = self.slots.capacity if self.model.dtype == torch.bfloat16 else 0
+        return runs_of(single, capacity), tuple(pieces)
 
     def _wanted(
         self, portions: Sequence[tuple[Request, int]]
