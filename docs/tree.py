@@ -19,7 +19,7 @@ def phrase(path: Path) -> str:
     """The first sentence of a module's docstring, on one line, without its full stop; a long one up to its colon."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
     sentence = re.split(r"(?<=[.]) ", text, maxsplit=1)[0]
-    if len(sentence) > 100:
+    if len(sentence) > 115:
         sentence = re.split(r"(?<=[:;]) ", sentence, maxsplit=1)[0]
     return re.sub(r":\w+:`~?([^`]*)`", r"\1", sentence).replace("``", "").rstrip(".:;")
 

@@ -13,6 +13,7 @@ import pytest
 import polyturn
 from polyturn.cli.main import COMMANDS, main
 from polyturn.cli.recipe import load, module_of, read_settings
+from polyturn.cli.scaffold import write
 from polyturn.testing import check_suite
 from tests.policies.tiny import tiny_folder
 
@@ -69,7 +70,7 @@ def shown_commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
-def test_commands_that_the_pages_show_have_the_flags_they_use(words: list[str]) -> None:
+def test_commands_that_the_pages_show_have_the_flags_they_use(words: list[str], tmp_path: Path) -> None:
     command, rest = words[0], words[1:]
     assert command in COMMANDS
     flags = {word.split("=")[0] for word in rest if word.startswith("--")}
@@ -79,4 +80,5 @@ def test_commands_that_the_pages_show_have_the_flags_they_use(words: list[str]) 
     if own:
         assert command == "run" and not rest[0].startswith("-")
         arguments = [word for word in rest[1:] if word not in known]
-        read_settings(load(rest[0]), arguments)
+        subject = str(write("recipe", "my_run", tmp_path)[0]) if rest[0] == "my_run.py" else rest[0]
+        read_settings(load(subject), arguments)
