@@ -413,8 +413,9 @@ def test_test_sources_are_clean() -> None:
     assert not offences, "\n" + "\n".join(offences)
 
 
-def test_the_readme_prints_the_tree() -> None:
-    command = [sys.executable, ROOT / "docs" / "tree.py", "--check"]
+@pytest.mark.parametrize("script", ["tree.py", "tables.py"])
+def test_generated_pages_are_fresh(script: str) -> None:
+    command = [sys.executable, ROOT / "docs" / script, "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
