@@ -1,4 +1,4 @@
-"""Writes docs/envs.md and docs/methods.md from the tables in the source, as ``polyturn envs`` and ``methods`` read them.
+"""Writes docs/envs.md and docs/methods.md from the tables in the source, as the command line reads them.
 
 ``python docs/tables.py`` prints both pages, ``--write`` writes them, ``--check`` fails if one differs.
 """
