@@ -73,15 +73,15 @@ class _Checked:
 
 async def check_env(
     make: MakeEnv, *, spec: Spec = Spec("environment"), answers: Callable[[Seat], Answer] = any_answer,
-    most_steps: int = 200,
+    most_steps: int = 200, grace_s: float = 3.0,
 ) -> None:
     """Nothing, when the environments of ``make`` keep the contract of :class:`polyturn.protocols.Env`.
 
     Played several times with ``answers(seat)``: steps and final state well formed; the same replies give the same
     steps (unless ``spec.deterministic`` is False), also beside another play and whatever the global generators hold;
     replies of a stranger and after the end refused; strange replies answered, and illegal ones noted as events; saved
-    states continued exactly; nothing left running after ``close``; no network. The network is watched in this process
-    alone. Raises: CheckFailed, which names the likely mistake.
+    states continued exactly; nothing left running ``grace_s`` after ``close``; no network (watched in this process
+    alone). Raises: CheckFailed, which names the likely mistake.
 
     >>> import asyncio
     >>> from polyturn.envs.openspiel import kuhn_poker
@@ -102,7 +102,7 @@ async def check_env(
         await _check_strange_replies(checked)
         await _check_save(checked, first)
         await _check_close(checked)
-    await check_nothing_left(before, spec.name)
+    await check_nothing_left(before, spec.name, grace_s=grace_s)
 
 
 async def _played(checked: _Checked) -> Play:

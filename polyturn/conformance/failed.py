@@ -15,8 +15,6 @@ import numpy as np
 
 from polyturn.errors import PolyturnError
 
-GRACE_S = 3.0
-"""How long threads, processes and tasks may take to end after close()."""
 LOCAL = ("127.", "::1", "localhost")
 
 
@@ -104,9 +102,14 @@ def _words(process: Any) -> list[str]:
     return words
 
 
-async def check_nothing_left(before: tuple[set[threading.Thread], set[int], set[Any]], who: str) -> None:
-    """Nothing, when all that was started since ``before`` has ended. Raises: CheckFailed that names what still runs."""
-    until = time.monotonic() + GRACE_S
+async def check_nothing_left(
+    before: tuple[set[threading.Thread], set[int], set[Any]], who: str, *, grace_s: float = 3.0,
+) -> None:
+    """Nothing, when all that was started since ``before`` ends within ``grace_s``.
+
+    Raises: CheckFailed that names what still runs.
+    """
+    until = time.monotonic() + grace_s
     while True:
         now = running()
         threads, children, tasks = now[0] - before[0], now[1] - before[1], now[2] - before[2]

@@ -263,11 +263,10 @@ BEHAVIOUR: list[tuple[str, Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), [fault[1:] for fault in BEHAVIOUR], ids=[fault[0] for fault in BEHAVIOUR])
-async def test_a_broken_promise_is_caught(make: Callable[[], Any], words: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("polyturn.conformance.failed.GRACE_S", 0.2)
+async def test_a_broken_promise_is_caught(make: Callable[[], Any], words: str) -> None:
     try:
         with pytest.raises(CheckFailed, match=words):
-            await check_env(make, spec=SPEC, most_steps=50)
+            await check_env(make, spec=SPEC, most_steps=50, grace_s=0.2)
     finally:
         for event in THREADS:
             event.set()
