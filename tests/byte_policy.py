@@ -1,4 +1,4 @@
-"""A policy of 258 ids for tests: bytes, an end of turn (256) and a header (257). Its replies are drawn from the seed."""
+"""A policy of 258 ids for tests: bytes, an end of turn (256), a header (257). Its replies are drawn from the seed."""
 
 from __future__ import annotations
 

@@ -147,9 +147,10 @@ class _Table:
     async def _make(self) -> Env:
         spec = self.match.suite.spec
         async with asyncio.timeout(spec.step_timeout_s):
-            made = await self.match.suite.make(self.match.task, self.match.seed)
+            made: Any = await self.match.suite.make(self.match.task, self.match.seed)
         if spec.worker == "none":
-            return made
+            env: Env = made
+            return env
         from polyturn.rollout.worker import in_worker
 
         return in_worker(made, kind=spec.worker, timeout_s=spec.step_timeout_s)

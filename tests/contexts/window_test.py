@@ -10,7 +10,8 @@ from tests.byte_policy import BytePolicy
 
 
 async def views(window: Window, asks: int) -> tuple[Desk, list[list[str]]]:
-    desk = Desk(Log("e", {"main": BytePolicy(lambda messages: f"r{sum(m.role == 'user' for m in messages)}")}), "agent", "main")
+    policy = BytePolicy(lambda messages: f"r{sum(m.role == 'user' for m in messages)}")
+    desk = Desk(Log("e", {"main": policy}), "agent", "main")
     history: list[Message] = [system("rules")]
     seen = []
     for number in range(asks):

@@ -18,7 +18,8 @@ def suite(name: str, count: int) -> ProgramSuite:
 
 
 def share(name: str, count: int, groups: int, rollouts: int) -> Share:
-    return Share(suite(name, count), lambda task: {"agent": Player(ChatAgent, "main")}, frozenset({"agent"}), groups, rollouts)
+    cast = {"agent": Player(ChatAgent, "main")}
+    return Share(suite(name, count), lambda task: cast, frozenset({"agent"}), groups, rollouts)
 
 
 def test_each_iteration_takes_the_next_stretch_of_every_environment() -> None:

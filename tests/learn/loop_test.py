@@ -88,7 +88,8 @@ async def test_a_policy_learns_and_every_trained_token_is_proved(tmp_path: Path)
     report = audit_run(run.folder)
     assert report.faults == () or list(report.faults) == []
     assert report.tokens > 0
-    versions = {span.version for e in read_episodes(run.folder) for t in e.trajectories for span in t.spans if span.sampled}
+    spans = [span for e in read_episodes(run.folder) for t in e.trajectories for span in t.spans]
+    versions = {span.version for span in spans if span.sampled}
     assert versions == set(range(14))
     assert (run.model_folder("play") / "model.safetensors").exists()
     model.close()

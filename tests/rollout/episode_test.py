@@ -89,7 +89,9 @@ class Suite:
         pass
 
 
-async def played(suite: Suite, *, make: Any = ChatAgent, limits: Limits = Limits(), start: bytes | None = None) -> Episode:
+async def played(
+    suite: Suite, *, make: Any = ChatAgent, limits: Limits = Limits(), start: bytes | None = None
+) -> Episode:
     cast = {seat: Player(make, "main") for seat in suite.seats}
     match = Match(suite, Task("t", "counter"), cast, limits=limits, start=start, train=frozenset(suite.seats))
     return await play_episode(match, {"main": BytePolicy()}, Place("e"))

@@ -37,7 +37,8 @@ def matches(count: int, rollouts: int = 3, **payload: Any) -> list[Match]:
     suite = ProgramSuite(Spec("guess"), as_env(guess), {}, verifier=ByDraw())  # type: ignore[arg-type]
     cast = {"agent": Player(ChatAgent, "main")}
     tasks = [Task(f"t{i}", "guess", payload if i == 1 else {}) for i in range(count)]
-    return [Match(suite, task, cast, seed=i, rollouts=rollouts, train=frozenset({"agent"})) for i, task in enumerate(tasks)]
+    train = frozenset({"agent"})
+    return [Match(suite, task, cast, seed=i, rollouts=rollouts, train=train) for i, task in enumerate(tasks)]
 
 
 def fingerprint(groups: list[Group]) -> list[Any]:
