@@ -19,10 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
+from polyturn.agents.chat import ChatAgent
 from polyturn.errors import BadInput, DeadlinePassed, EnvironmentFailed
-from polyturn.protocols import Ask, Env, Step
+from polyturn.policies.scripted import Scripted
+from polyturn.protocols import Ask, Env, Match, Player, Spec, Step
+from polyturn.rollout.episode import Place, play_episode
 from polyturn.rollout.worker import in_worker, kill_tree, packed
-from polyturn.types import EMPTY, Event, Message, Seat, Stop, assistant, user
+from polyturn.types import EMPTY, Episode, Event, Message, Seat, Stop, Task, assistant, user
 
 
 @dataclass
@@ -265,3 +268,55 @@ def test_killing_what_is_gone_kills_nothing() -> None:
 
 def test_read_only_mappings_are_packed() -> None:
     assert pickle.loads(packed(EMPTY)) == EMPTY
+
+
+# ---------------------------------------------------------------- in a match
+
+
+@dataclass
+class Counting:
+    """A suite of counters in workers."""
+
+    worker: Any
+    step_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        self.spec = Spec("count", worker=self.worker, step_timeout_s=self.step_timeout_s)
+
+    def tasks(self, split: str) -> tuple[Task, ...]:
+        return (Task("one", "count"),)
+
+    async def make(self, task: Task, seed: int) -> Any:
+        return Counter()
+
+    async def close(self) -> None: ...
+
+
+async def played(suite: Counting, *replies: str) -> Episode:
+    match = Match(suite, Task("one", "count"), {"agent": Player(ChatAgent, "scripted")})
+    return await play_episode(match, {"scripted": Scripted(list(replies))}, Place("e"))
+
+
+async def test_a_match_is_played_in_a_process() -> None:
+    episode = await played(Counting("process"), "x", "x", "x")
+    assert episode.stop == Stop("done") and episode.error is None
+    assert episode.final is not None and episode.final["count"] == 3
+    assert episode.paid("agent", "count") == 1 + 2  # the third reply ends it, unpaid
+    assert threads() == [] and children() == []
+
+
+async def test_a_hanging_environment_is_an_error_of_its_episode() -> None:
+    began = time.monotonic()
+    episode = await played(Counting("thread", 0.3), "x", "nap")
+    assert episode.stop.kind == "error" and "did not answer within" in episode.stop.reason
+    assert "count.step()" in episode.stop.reason and time.monotonic() - began < 3
+    assert len(episode.trajectories[0].turns) == 2 and episode.final is None
+    await asyncio.sleep(0.8)
+    assert threads() == [] and children() == []
+
+
+async def test_a_raising_environment_is_an_error_of_its_episode_with_its_text() -> None:
+    episode = await played(Counting("thread"), "x", "raise")
+    assert episode.stop.kind == "error" and "KeyError: 'the vase broke'" in episode.stop.reason
+    assert episode.error is not None and "worker_test.py" in episode.error
+    assert threads() == [] and children() == []
