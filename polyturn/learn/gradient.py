@@ -92,7 +92,8 @@ class Batch:
     def learned(self, index_N: IntArray, reading: Reading) -> Learned:
         """What the loss sees of the tokens ``index_N``; unmeasured old log-probabilities are those of the reading."""
         index = torch.as_tensor(index_N.astype(np.int64), device=reading.logprob_N.device)
-        here: dict[str, Any] = {"old_N": reading.logprob_N.detach(), **{name: column[index] for name, column in self.columns.items()}}
+        here: dict[str, Any] = {"old_N": reading.logprob_N.detach()}
+        here.update({name: column[index] for name, column in self.columns.items()})
         return Learned(logprob_N=reading.logprob_N, entropy_N=reading.entropy_N, heads=reading.heads, **here)
 
 

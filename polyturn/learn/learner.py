@@ -125,12 +125,11 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def _reference_N(self, batch: Batch) -> Tensor:
+    def _reference_N(self, reference: Forest, batch: Batch) -> Tensor:
         """The reference's log-probabilities of a batch."""
-        assert self.reference is not None
         column = torch.zeros(len(batch.tokens), dtype=batch.columns["weight_N"].dtype, device=self.forest.device)
         for one in pack(batch.tokens.tree, before(batch.tokens), self.tokens_per_pass):
-            found = Reader(self.reference, nn.ModuleDict()).run(batch.tokens, one.index_R)
+            found = Reader(reference, nn.ModuleDict()).run(batch.tokens, one.index_R)
             column[torch.as_tensor(one.index_R.astype(np.int64), device=column.device)] = found.logprob_N
         return column
 
@@ -155,7 +154,7 @@ class Learner:
         batch = make_batch(tokens, measured, columns, self.forest.head.weight)  # type: ignore[arg-type]
         count = len(batch.tokens)
         if measured is None and self.reference is not None:
-            batch.columns["reference_N"] = self._reference_N(batch)
+            batch.columns["reference_N"] = self._reference_N(self.reference, batch)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             tally = accumulate(self._reader, batch, loss, self.tokens_per_pass)
