@@ -20,6 +20,7 @@ from polyturn.policies.scripted import Scripted
 from polyturn.protocols import Ask, Completion, Piece, View
 from polyturn.seeds import derive
 from polyturn.types import Message, PolicyInfo, Sampling, Tool, Usage, assistant, system, user
+from tests.policies.tiny import tiny_local
 
 VOCABULARY = 50
 
@@ -114,6 +115,13 @@ def retelling(self: Any, prompt: tuple[Piece, ...], messages: Any, sampling: Any
 async def test_sound_policies_pass() -> None:
     await check_policy(Coin(), choices=("[3]", "[8]"))
     await check_policy(Scripted(lambda messages: "[3]"))
+
+
+async def test_the_local_policy_passes() -> None:
+    local = tiny_local()
+    await check_policy(local, choices=("[3]", "[8]"))
+    await check_agent(lambda: ChatAgent(sampling=Sampling(max_tokens=6)), policy=local)
+    local.close()
 
 
 POLICIES: list[tuple[str, Any, str]] = [
