@@ -32,7 +32,7 @@ async def target(suite: Any, task: Task, seed: int = 0) -> int:
 async def test_it_keeps_the_contract_of_suites() -> None:
     suite = guess_the_number()
     assert isinstance(suite, Suite)
-    await check_suite(suite)
+    await check_suite(suite, tasks=2, scored=24)
 
 
 async def test_the_words_of_a_game() -> None:
