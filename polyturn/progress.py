@@ -50,12 +50,18 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     >>> sparkline([0.0, 0.5, 1.0])
     '▁▅█'
     """
-    def bar(value: float) -> str:
-        if math.isnan(value):
-            return " "
-        return BARS[min(len(BARS) - 1, int(max(0.0, value) * len(BARS)))]
+    shown = [" " if math.isnan(v) else BARS[min(len(BARS) - 1, int(max(0.0, v) * len(BARS)))] for v in values[-width:]]
+    return "".join(shown)
 
-    return "".join(bar(value) for value in list(values)[-width:])
+
+def bar(share: float, width: int = 60) -> str:
+    """A bar of which ``share`` is full.
+
+    >>> bar(0.5, width=4)
+    '━━──'
+    """
+    full = round(min(1.0, max(0.0, share)) * width)
+    return "━" * full + "─" * (width - full)
 
 
 def duration(seconds: float) -> str:
@@ -82,20 +88,26 @@ class Board:
 
     clock: Callable[[], float] = time.monotonic
     foreseen: Mapping[str, float] = field(default_factory=dict)
-    name: str = ""
+    name: str = "starting"
     total: int = 0
     done: int = 0
     begun: float = 0.0
+    """When the stage began."""
     scores: dict[str, list[float]] = field(default_factory=dict)
     others: dict[str, float] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     title: str = ""
 
+    def __post_init__(self) -> None:
+        self.begun = self.clock()
+
     def start(self, name: str, total: int) -> None:
+        """A stage begins."""
         self.name, self.total, self.done, self.begun = name, total, 0, self.clock()
         self.others = {}
 
     def count(self, i: int, metrics: Mapping[str, float]) -> None:
+        """Iteration ``i`` is done: scores go to their curves, other metrics replace the last ones."""
         self.done = i + 1
         for key, value in metrics.items():
             if key.startswith(SCORE):
@@ -121,7 +133,7 @@ class Board:
     def headline(self) -> str:
         """Stage, iteration, time left and speed in one line."""
         left = self.left_s()
-        pieces = [self.name, f"{self.done}/{self.total}" if self.total else str(self.done)]
+        pieces = [self.name, *([f"{self.done}/{self.total}"] if self.total else [str(self.done)] if self.done else [])]
         pieces.append(f"{duration(left)} left" if left is not None else f"{duration(self.clock() - self.begun)} gone")
         if SPEED in self.others:
             pieces.append(f"{self.others[SPEED]:.0f} tokens/s")
@@ -202,8 +214,7 @@ class Live:
         self._live.start()
 
     def stage(self, name: str, total: int) -> None:
-        if self.board.name:
-            self.note(f"{self.board.name}: {duration(self.board.clock() - self.board.begun)}")
+        self.note(f"{self.board.name}: {duration(self.board.clock() - self.board.begun)}")
         self.board.start(name, total)
 
     def iteration(self, i: int, metrics: Mapping[str, float]) -> None:
@@ -224,13 +235,12 @@ class Live:
         """The whole view: headline with a bar, a row of score and curve for each environment, the dialogue."""
         from rich.console import Group
         from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         board = self.board
         rows: list[Any] = [Text(board.headline(), style="bold")]
         if board.total:
-            rows.append(ProgressBar(total=board.total, completed=board.done, width=60))
+            rows.append(Text(bar(board.done / board.total), style="cyan"))
         if board.scores:
             rows.append(self._scores())
         if board.messages:

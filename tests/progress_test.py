@@ -88,7 +88,9 @@ def test_the_picture_shows_stage_scores_and_dialogue() -> None:
     paper.print(view.picture())
     text = paper.export_text()
     view.close()
-    assert "warm start · 2/4 · 20 s left · 81 tokens/s" in text
+    lines = text.splitlines()
+    assert lines[0] == "warm start · 2/4 · 20 s left · 81 tokens/s"
+    assert lines[1] == "━" * 30 + "─" * 30
     assert f"guess  0.50  {sparkline([0.25, 0.5])}" in text
     assert "guess-17, seat agent" in text
     assert "assistant 12" in text
@@ -116,6 +118,13 @@ def test_dialogue_of_messages_and_of_an_episode_nobody_spoke_in() -> None:
     empty: Any = Episode("e", Task("t", "f"), 0)
     assert dialogue(messages) == (messages, "")
     assert dialogue(empty) == ((), "t")
+
+
+def test_before_the_first_stage_the_time_that_is_gone_is_shown() -> None:
+    clock = Clock()
+    board = Board(clock=clock)
+    clock.now += 3
+    assert board.headline() == "starting · 3 s gone"
 
 
 def test_sparkline_cuts_and_leaves_blanks() -> None:
