@@ -187,10 +187,6 @@ class Learner:
     def publish(self, policy: Published) -> None:
         """Counts the version up and tells the policy."""
         self.version += 1
-        self.hand_over(policy)
-
-    def hand_over(self, policy: Published) -> None:
-        """Tells the policy of the present weights without a new version, as after a restore."""
         policy.publish(self.version)
 
     # ------------------------------------------------------------ state
