@@ -1,8 +1,9 @@
 """``polyturn COMMAND``: chooses the command, and turns what goes wrong into one line and an exit code.
 
 Exit codes: 0 done; 1 a check found faults; 2 bad input; 3 an environment or a policy failed; 4 the run failed (numbers
-that are not finite, a full disk, tokens that may not be trained on); 70 a fault of Polyturn itself, with traceback;
-130 interrupted by ctrl-C; 143 ended by SIGTERM. What was finished before is kept in every case.
+that are not finite, a full disk, tokens that may not be trained on, an error in the user's own file); 70 a fault of
+Polyturn itself, with traceback; 130 interrupted by ctrl-C; 143 ended by SIGTERM. What was finished before is kept in
+every case.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from polyturn.errors import (
     UnknownName,
 )
 
+USER_MODULE = "polyturn_user_"
+"""How the names of modules made from users' files begin."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 DONE, FOUND, BAD_INPUT, PART_FAILED, RUN_FAILED, FAULT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
@@ -92,8 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}")
         return exit_code(error)
-    except Exception:
+    except OSError as error:
+        if traceback:
+            raise
+        say(f"error: {error}")
+        return RUN_FAILED
+    except Exception as error:
         print_exc()
+        place = users_place(error)
+        if place is not None:
+            say(f"error in your file, {place}: {type(error).__name__}: {error}")
+            return RUN_FAILED
         say("this is a fault of Polyturn itself, not of your input; what was finished is kept")
         return FAULT
     except SystemExit as stop:
@@ -115,6 +127,17 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _resume_hint(given: Sequence[str]) -> str:
     return "; polyturn runs list shows the folder, polyturn run --resume FOLDER goes on" if given[:1] == ["run"] else ""
+
+
+def users_place(error: BaseException) -> str | None:
+    """``FILE, line N`` of the innermost line of a user's own file that an error passed through; None without one."""
+    place = None
+    at = error.__traceback__
+    while at is not None:
+        if str(at.tb_frame.f_globals.get("__name__", "")).startswith(USER_MODULE):
+            place = f"{at.tb_frame.f_code.co_filename}, line {at.tb_lineno}"
+        at = at.tb_next
+    return place
 
 
 def exit_code(error: PolyturnError) -> int:

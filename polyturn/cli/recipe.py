@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from polyturn.cli.main import USER_MODULE
 from polyturn.cli.parse import check_flags
 from polyturn.errors import BadInput, UnknownName
 from polyturn.protocols import Match
@@ -74,7 +75,7 @@ def module_of(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not path.is_file():
         raise BadInput(f"no file {file!r}; give a name ({', '.join(shipped())}) or a .py file that exists")
-    name = f"polyturn_user_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{USER_MODULE}{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -150,6 +150,24 @@ def test_what_a_recipe_raises_ends_the_run_as_failed(recipe: str, capsys: pytest
     assert Path("mine/metrics.jsonl").read_text().count("count/sum") == 1  # update 0 is kept
 
 
+def test_an_error_in_the_users_file_names_its_line(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fault = "        {}['gone']\n        if False:"
+    Path(recipe).write_text(RECIPE.replace("        if settings.fail and i == 1:", fault))
+    assert main(["run", recipe, "--folder", "mine"]) == 4
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    line = 1 + Path(recipe).read_text().splitlines().index("        {}['gone']")
+    assert f"count.py, line {line}: KeyError: 'gone'" in text.splitlines()[-1]
+    assert read_info(Path("mine")).status == "failed"
+
+
+def test_what_the_system_refuses_is_one_line(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("a file where a folder should be")
+    assert main(["run", recipe, "--folder", "taken/mine"]) == 4
+    text = capsys.readouterr().err
+    assert "taken" in text and len(text.splitlines()) == 1
+
+
 def test_resume_takes_the_settings_of_the_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", recipe, "--updates", "4", "--words", "x", "y", "--folder", "mine"]) == 0
     capsys.readouterr()
