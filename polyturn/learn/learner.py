@@ -17,6 +17,7 @@ from polyturn.errors import BadInput, NotFinite
 from polyturn.forest.layout import pack
 from polyturn.forest.model import Forest
 from polyturn.learn.gradient import Batch, Reader, Tally, accumulate, before, make_batch, place
+from polyturn.learn.memory import keep_freed_memory
 from polyturn.losses.learned import Loss, Metrics
 from polyturn.types import FloatArray, IntArray
 
@@ -36,7 +37,7 @@ class Learner:
     (with adapters only they are copied). ``heads``: names of linear value heads, zero at first. ``dtype``: run the
     layers in ``"bfloat16"``, weights stay as they are. ``recompute``: gradient checkpointing. ``tokens_per_pass``:
     tree nodes that go through the model at once, which bounds memory and changes no result. AdamW decays matrices
-    only.
+    only. Making one tells the process to keep freed memory (:mod:`polyturn.learn.memory`).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Learner:
         watched = _frozen_copy(model) if reference == "initial" else reference
         self.reference = None if watched is None else Forest(watched, dtype=dtype)
         self.reset_optimizer()
+        keep_freed_memory()
 
     @property
     def _reader(self) -> Reader:
