@@ -58,8 +58,8 @@ async def watch(asked: argparse.Namespace) -> list[Group]:
     check_policy(asked.policy)
     suite = suite_of(asked.subject)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
-    matches = held_out(suite, tasks=asked.episodes, trials=1, sampling=sampling, mask=asked.mask)
-    matches = seated(asked.policy, [_taken(replace(match, seed=asked.seed), asked.seat) for match in matches])
+    matches = held_out(suite, tasks=asked.episodes, trials=1, sampling=sampling, mask=asked.mask, seed=asked.seed)
+    matches = seated(asked.policy, [_taken(match, asked.seat) for match in matches])
     person = Person(lambda: read_line("> "), show, name="person")
     needed = any(player.policy == MAIN for match in matches for player in match.cast.values())
     policy = open_policy(asked.policy, means_of(asked)) if needed else None

@@ -18,6 +18,7 @@ from polyturn.cli.listing import envs
 from polyturn.cli.recipe import Recipe, is_recipe, load, module_of, read_settings, shipped
 from polyturn.errors import BadInput, UnknownName
 from polyturn.protocols import AgentMaker, Match, Player, Suite
+from polyturn.seeds import derive
 from polyturn.types import Sampling, Seat, Task
 
 MAIN = "main"
@@ -47,15 +48,19 @@ def free_seats(suite: Suite, task: Task) -> list[Seat]:
 
 def held_out(
     suite: Suite, *, tasks: int | None, trials: int, sampling: Sampling = Sampling(), mask: bool = False,
-    agent: AgentMaker | None = None,
+    agent: AgentMaker | None = None, seed: int = 0,
 ) -> list[Match]:
     """A match for each of the first ``tasks`` test tasks (None: all), the judged policy in every free seat.
 
-    ``agent`` makes what plays there; None = a plain chat agent with ``sampling`` and ``mask``.
+    ``agent`` makes what plays there; None = a plain chat agent with ``sampling`` and ``mask``. Worlds and draws derive
+    from ``seed`` and the task, so that no two tasks share them.
     """
     make = agent or partial(ChatAgent, sampling=sampling, mask=mask)
     return [
-        Match(suite, task, {seat: Player(make, MAIN) for seat in free_seats(suite, task)}, rollouts=trials)
+        Match(
+            suite, task, {seat: Player(make, MAIN) for seat in free_seats(suite, task)},
+            derive("held out", task.id, seed), trials,
+        )
         for task in islice(suite.tasks("test"), tasks)
     ]
 

@@ -60,6 +60,13 @@ def test_every_free_seat_is_the_judged_policys() -> None:
     assert free_seats(suite, match.task) == ["player_0", "player_1"]
 
 
+def test_no_two_tasks_share_their_draws() -> None:
+    seeds = [match.seed for match in held_out(suite_of("kuhn_poker"), tasks=20, trials=1)]
+    other = [match.seed for match in held_out(suite_of("kuhn_poker"), tasks=20, trials=1, seed=1)]
+    assert len({*seeds, *other}) == 40
+    assert seeds == [match.seed for match in held_out(suite_of("kuhn_poker"), tasks=20, trials=3)]
+
+
 def test_the_quickstarts_held_out_tasks() -> None:
     exam = exam_of("quickstart", ["--test-tasks", "3"], tasks=2, trials=5, sampling=Sampling(), mask=False)
     names = [match.suite.spec.name for match in exam.matches]

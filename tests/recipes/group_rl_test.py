@@ -10,11 +10,14 @@ import pytest
 
 from polyturn.audit import audit_run
 from polyturn.errors import UnknownName
+from polyturn.evaluate.benchmark import evaluate
 from polyturn.learn.run import Run
+from polyturn.policies.local import Local
 from polyturn.progress import make_progress
 from polyturn.recipes.group_rl import Settings, held_out, main
-from polyturn.record.read import read_metrics
+from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
+from polyturn.types import Episode
 from tests.policies.tiny import tiny_folder
 
 SMALL: dict[str, Any] = {"iterations": 2, "groups": 2, "rollouts": 2, "test_tasks": 3, "trials": 1, "max_tokens": 4,
@@ -69,3 +72,20 @@ def test_held_out_matches_are_the_tables() -> None:
 def test_an_unknown_environment() -> None:
     with pytest.raises(UnknownName, match="did you mean 'tic_tac_toe'"):
         held_out(Settings("tictactoe"))
+
+
+async def test_the_saved_model_plays_as_the_trained_one_did(tmp_path: Path) -> None:
+    small = {**SMALL, "iterations": 3, "test_tasks": 6}
+    settings = Settings("tic_tac_toe", str(tiny_folder(tmp_path / "model")), mask=True, **small)
+    run = await finished(tmp_path / "run", settings)
+    model = Local.load(run.model_folder("learn"), deterministic=True)
+    again = await evaluate(held_out(settings), {"main": model}, policy="main", label="again")
+    model.close()
+    said = {label: [turn_texts(e) for e in episodes] for label, episodes in (
+        ("after", [e for e in read_episodes(run.folder) if e.id.startswith("after.")]),
+        ("again", [e for group in again.groups for e in group]))}
+    assert sorted(said["after"]) == sorted(said["again"])
+
+
+def turn_texts(episode: Episode) -> list[str]:
+    return [t.messages[turn.reply].text for t in episode.trajectories for turn in t.turns]
