@@ -36,7 +36,8 @@ class Local:
     float32 it has the same parameters, in bfloat16 a copy that :meth:`publish` refreshes. ``engine`` names how it runs
     (``"slots"``: caches continued, shared and forked; ``"plain"``: the model's own forward, one request at a time) and
     ``engine_reason`` says why not otherwise. ``warning`` says what a user should know about the chat template.
-    ``deterministic``: the same seed gives the same bits whatever else is sampled (float32; two to four times slower).
+    ``deterministic``: the same seed gives the same bits whatever else is sampled (float32; about a third slower with
+    many requests at work, four times with one).
     """
 
     def __init__(

@@ -1,7 +1,10 @@
-"""A Llama of two layers with random weights and a tokenizer of bytes, built in milliseconds."""
+"""A Llama of two layers with random weights and a tokenizer of bytes, built in milliseconds; dialogues with it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ import numpy as np
 import torch
 
 from polyturn.chat import Chat
+from polyturn.ledger import Ledger
 from polyturn.policies.local import Local
-from polyturn.types import FloatArray, IntArray
+from polyturn.protocols import Completion
+from polyturn.types import FloatArray, IntArray, Message, Sampling, system, user
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -65,3 +70,60 @@ def plain_logprobs(model: Any, prompt: IntArray, ids: IntArray, temperature: flo
     logits = model(input_ids=path[None], use_cache=False).logits[0].float() / temperature
     rows = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
     return rows.gather(1, path[len(prompt) :, None])[:, 0].double().numpy()
+
+
+def fed(completion: Completion) -> IntArray:
+    return np.concatenate([piece.ids for piece in completion.prompt])
+
+
+def said_ids(completion: Completion) -> IntArray:
+    assert completion.ids is not None
+    return completion.ids
+
+
+def gap(model: Any, completion: Completion, temperature: float = 1.0) -> float:
+    """How far the log-probabilities of a reply are from those of one plain forward, at most."""
+    expected = plain_logprobs(model, fed(completion), said_ids(completion), temperature)
+    assert completion.logprobs is not None and completion.logprobs.shape == expected.shape
+    return float(np.abs(expected - completion.logprobs).max())
+
+
+def worst_gap(model: Any, said: Sequence[Sequence[Completion]]) -> float:
+    return max(gap(model, completion) for dialogue in said for completion in dialogue)
+
+
+async def talk(policy: Local, seed: int, turns: int, sampling: Sampling) -> list[Completion]:
+    """A dialogue whose replies are spliced into the later prompts, as the ledger does it."""
+    ledger = Ledger("agent", policy.name)
+    messages: list[Message] = [system("Answer."), user(f"hello {seed}")]
+    said = []
+    for turn in range(turns):
+        own = replace(sampling, seed=1000 * seed + turn)
+        completion = await policy.sample(messages, sampling=own, written=ledger.written)
+        spans = ledger.write(ledger.place(completion.prompt), completion)
+        own_spans = tuple(("agent", policy.name, span) for span in spans)
+        messages += [Message("assistant", completion.message.parts, spans=own_spans), user(f"and then, {turn}?")]
+        said.append(completion)
+    return said
+
+
+async def talks(
+    policy: Local, seeds: Sequence[int], turns: int, sampling: Sampling, at_once: int
+) -> list[list[Completion]]:
+    """Dialogues, some at once."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(seed: int) -> list[Completion]:
+        async with gate:
+            return await talk(policy, seed, turns, sampling)
+
+    return list(await asyncio.gather(*(one(seed) for seed in seeds)))
+
+
+@torch.no_grad()
+def every_logit(model: Any, completion: Completion) -> torch.Tensor:
+    """The logits that each id of a reply was drawn from, [ids, V]."""
+    ids = said_ids(completion)
+    path = torch.from_numpy(np.concatenate([fed(completion), ids]).astype(np.int64))
+    out: torch.Tensor = model(input_ids=path[None], use_cache=False).logits[0, -len(ids) - 1 : -1]
+    return out

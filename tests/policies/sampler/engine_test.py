@@ -1,0 +1,83 @@
+"""The engine: whatever happens, everybody who waits is told and the next call works."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyturn.errors import PolicyFailed
+from polyturn.protocols import Completion
+from polyturn.types import Sampling, user
+from tests.policies.tiny import tiny_local, tiny_model
+
+
+async def test_numbers_that_are_not_finite_fail_their_request_only() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[ord("!") - ord("!")] = float("nan")  # id 0 is "!"
+    policy = tiny_local(model)
+    good = [policy.sample((user(f"hi {i}"),), sampling=Sampling(seed=i, max_tokens=5, top_k=2)) for i in range(4)]
+    results = await asyncio.gather(
+        *good, policy.sample((user("bad!"),), sampling=Sampling(seed=9)), return_exceptions=True
+    )
+    assert isinstance(results[-1], PolicyFailed) and "not finite" in str(results[-1])
+    assert all(isinstance(result, Completion) for result in results[:-1])
+    after = await policy.sample((user("bad?"),), sampling=Sampling(seed=9, max_tokens=3, top_k=2))
+    assert after.logprobs is not None and np.isfinite(after.logprobs).all()
+    policy.close()
+
+
+async def test_a_cancelled_request_frees_its_slot() -> None:
+    policy = tiny_local(cache_bytes=1)  # one slot: the second waits for the first
+    endless = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
+    await asyncio.sleep(0.1)
+    endless.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await endless
+    sampled_before = policy.stats.sampled
+    reply = await asyncio.wait_for(policy.sample((user("ho"),), sampling=Sampling(seed=1, max_tokens=3)), 20)
+    assert reply.usage.completion_tokens <= 3
+    assert sampled_before > 0 and policy.stats.sampled < 900
+    policy.close()
+
+
+async def test_an_error_inside_reaches_every_waiter_and_the_next_call_works() -> None:
+    policy = tiny_local()
+    layer = policy.sampling_model.model.layers[1]
+
+    def burn(*_: Any) -> None:
+        raise RuntimeError("the machine is on fire")
+
+    hook = layer.register_forward_hook(burn)
+    results = await asyncio.gather(*(policy.sample((user(f"{i}"),)) for i in range(5)), return_exceptions=True)
+    assert all(isinstance(r, PolicyFailed) and "on fire" in str(r) for r in results)
+    hook.remove()
+    reply = await policy.sample((user("hi"),), sampling=Sampling(max_tokens=3, seed=0))
+    assert reply.usage.completion_tokens > 0
+    policy.close()
+
+
+async def test_closing_tells_waiters_and_later_callers() -> None:
+    policy = tiny_local()
+    task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
+    await asyncio.sleep(0.05)
+    policy.close()
+    policy.close()
+    with pytest.raises(PolicyFailed, match="closed"):
+        await task
+    with pytest.raises(PolicyFailed, match="closed"):
+        await policy.sample((user("hi"),))
+
+
+async def test_publish_waits_for_replies_at_work() -> None:
+    policy = tiny_local(tiny_model(), dtype="bfloat16")
+    task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=200)))
+    await asyncio.sleep(0.05)
+    policy.publish(1)
+    late = await policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=2))
+    assert ((await task).version, late.version) == (0, 1)
+    policy.close()
