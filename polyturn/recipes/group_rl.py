@@ -121,6 +121,18 @@ def held_out(settings: Settings) -> list[Match]:
     return test_matches(suite, tasks=settings.test_tasks, trials=settings.trials, agent=player(settings))
 
 
+def foresee(settings: Settings) -> dict[str, Any]:
+    """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another, which nobody measured."""
+    if settings.model:
+        return {}
+    rating = 0.5 * settings.test_tasks * settings.trials
+    stages = {
+        "rating before": rating, "warm": 0.6 * settings.warm_updates * settings.warm_episodes,
+        "learn": 1.5 * settings.iterations * settings.groups * settings.rollouts, "rating after": rating,
+    }
+    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
+
+
 def player(settings: Settings) -> AgentMaker:
     """A maker of the agent that plays: full history, one call for each ask."""
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)

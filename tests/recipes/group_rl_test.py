@@ -14,7 +14,7 @@ from polyturn.evaluate.benchmark import evaluate
 from polyturn.learn.run import Run
 from polyturn.policies.local import Local
 from polyturn.progress import make_progress
-from polyturn.recipes.group_rl import Settings, held_out, main
+from polyturn.recipes.group_rl import Settings, foresee, held_out, main
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
 from polyturn.types import Episode
@@ -67,6 +67,14 @@ def test_held_out_matches_are_the_tables() -> None:
     matches = held_out(Settings("kuhn_poker", test_tasks=5, trials=3))
     assert len(matches) == 5
     assert all(match.rollouts == 3 and match.cast.keys() == {"player_0", "player_1"} for match in matches)
+
+
+def test_what_it_takes_is_foreseen_for_the_embedded_model_alone() -> None:
+    found = foresee(Settings(warm_updates=2, iterations=10))
+    # rating 0.5 s for each of 32 * 2 plays, twice; 0.6 s for each of 2 * 16 scripted episodes; 1.5 s for 10 * 4 * 8
+    assert found["seconds"] == pytest.approx(2 * 32 + 19.2 + 480)
+    assert list(found["stages"]) == ["rating before", "warm", "learn", "rating after"]
+    assert foresee(Settings(model="other")) == {}
 
 
 def test_an_unknown_environment() -> None:
