@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import count
@@ -27,6 +28,7 @@ from polyturn.types import Finish, FloatArray, IntArray, Message, PolicyInfo, Sa
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CACHE_BYTES = 2**30
+_log = logging.getLogger(__name__)
 
 
 class Local:
@@ -61,6 +63,10 @@ class Local:
         self._weights_sha256: tuple[int, str] | None = None
         self._calls = count()
         stepper, self.engine_reason = self._stepper(cache_bytes)
+        if self.warning:
+            _log.warning("%s: %s", name, self.warning)
+        if self.engine_reason:
+            _log.warning("%s is sampled one request at a time, without shared caches: %s", name, self.engine_reason)
         self._engine = Engine(stepper, name=name)
 
     @classmethod
