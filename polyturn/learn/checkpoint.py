@@ -1,8 +1,8 @@
 """Checkpoints: nested mappings of JSON values and arrays, in safetensors and one JSON manifest; never pickle.
 
-A folder holds ``manifest.json`` and ``arrays-<sha256 begins>.safetensors``. The manifest names the data file with its
-length and hash, and is replaced in one step after the data file is safely on disk: at any moment, also after a kill or
-on a full disk, the folder holds one whole checkpoint.
+A folder holds ``manifest.json`` and files ``arrays-<sha256 begins>.safetensors``. The manifest names the data files
+with length and hash, and is replaced in one step after they are safely on disk: at any moment, also after a kill or on
+a full disk, the folder holds one whole checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from polyturn.errors import BadInput
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PART_BYTES = 128 * 2**20
 MARK = "$array"
 """The key that stands in the manifest for an array; no state may use it."""
 
@@ -52,17 +53,33 @@ def save(folder: str | Path, states: Mapping[str, Any]) -> None:
 
 
 def _write(staging: Path, tree: Any, arrays: Mapping[str, Tensor]) -> None:
-    data = staging / "arrays.safetensors"
-    save_file(_unshared(arrays), data)
-    _sync(data)
-    digest = _digest(data)
-    named = data.rename(staging / f"arrays-{digest[:16]}.safetensors")
-    files = {named.name: {"sha256": digest, "bytes": named.stat().st_size}}
+    files = {}
+    for part in _parts(_unshared(arrays)):
+        data = staging / "arrays.safetensors"
+        save_file(part, data)
+        _sync(data)
+        digest = _digest(data)
+        named = data.rename(staging / f"arrays-{digest[:16]}.safetensors")
+        files[named.name] = {"sha256": digest, "bytes": named.stat().st_size}
     text = json.dumps({"format": FORMAT, "files": files, "states": tree}, sort_keys=True)
     manifest = {"sha256": sha256(text.encode()).hexdigest(), "content": text}
     (staging / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     _sync(staging / MANIFEST)
     _sync(staging)
+
+
+def _parts(arrays: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The arrays in parts of about ``PART_BYTES``: safetensors copies what it writes, and a copy of everything would
+    be the most memory that a run takes."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in arrays.items():
+        if part and size + tensor.nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = tensor
+        size += tensor.nbytes
+    yield part
 
 
 def _install(staging: Path, folder: Path) -> None:

@@ -194,17 +194,20 @@ class Learner:
     # ------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
-        """Weights that learn, the optimizer's moments by parameter name, version, learning rate; copies."""
+        """Weights that learn, the optimizer's moments by parameter name, version, learning rate.
+
+        The arrays are the live ones, so that saving needs no memory: save or copy them before the next update.
+        """
         moments = {
-            name: {key: value.detach().cpu().clone() for key, value in self.optimizer.state[parameter].items()}
+            name: {key: value.detach().cpu() for key, value in self.optimizer.state[parameter].items()}
             for name, parameter in self.parameters.items() if parameter in self.optimizer.state
         }  # fmt: skip
         found: dict[str, Any] = {
             "version": self.version, "lr": self.lr, "optimizer": moments,
-            "weights": {name: p.detach().cpu().clone() for name, p in self.parameters.items()},
+            "weights": {name: p.detach().cpu() for name, p in self.parameters.items()},
         }  # fmt: skip
         if self._initial:
-            found["reference"] = {n: p.detach().cpu().clone() for n, p in self._reference_weights().items()}
+            found["reference"] = {n: p.detach().cpu() for n, p in self._reference_weights().items()}
         return found
 
     def _reference_weights(self) -> dict[str, Tensor]:

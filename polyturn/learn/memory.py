@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Option numbers of glibc's ``mallopt``."""
 
 
@@ -13,12 +13,12 @@ def keep_freed_memory() -> bool:
     """True if the C library was told to keep freed blocks for the next allocation; False where it cannot be told (it is
     not glibc).
 
-    A training pass allocates and frees hundreds of megabytes in large blocks. glibc by default maps each afresh, and
-    the kernel fills it with zeros page by page: a fifth of the processor time of a pass on a CPU. It holds for the
-    whole process and changes no result; memory in use at the peak stays, and is reused.
+    A training pass allocates and frees many blocks of megabytes. glibc by default maps each afresh, and the kernel
+    fills it with zeros page by page: up to a fifth of the processor time of a pass on a CPU. Blocks up to 32 MiB (the
+    most that glibc takes) are kept; larger ones still come and go. It holds for the whole process and changes no result.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20))
+    wanted = ((_MMAP_THRESHOLD, 32 * 2**20), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in wanted)

@@ -44,6 +44,7 @@ from polyturn.types import Episode, FloatArray, Message, Sampling, Seat, Task, a
 
 ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
+CACHE_BYTES = 400 * 2**20
 SYSTEM = "You play games. Reply with your move only."
 
 
@@ -100,7 +101,9 @@ async def main(settings: Settings, run: Run) -> None:
     """The whole run: rows of the table and stages in turn. The results are in ``results.json`` as they come."""
     run.progress.note("loading the model (the first time it is converted, which takes some seconds)")
     dtype: Any = "float32" if run.deterministic else settings.dtype
-    model = Local.load(settings.model or None, dtype=dtype, deterministic=run.deterministic)
+    model = Local.load(
+        settings.model or None, dtype=dtype, deterministic=run.deterministic, cache_bytes=CACHE_BYTES,
+    )
     if model.warning:
         run.progress.note(model.warning)
     work = Quickstart(settings, run, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_parameter()
     model = tiny_llama()
     learner = Learner(model, lr=1e-2, weight_decay=0.1)
     learner.update(TOKENS, None, ADVANTAGE, WEIGHT, likelihood)
-    before, state = bits(model), learner.state()
+    before, state = bits(model), deepcopy(learner.state())
 
     def rooted(learned: Learned) -> tuple[Tensor, Metrics]:
         return (learned.weight_N * torch.sqrt(learned.logprob_N - learned.logprob_N.detach())).sum(), {}
@@ -332,13 +333,18 @@ def test_the_initial_reference_survives_a_restore() -> None:
     np.testing.assert_array_equal(fresh.measure(TOKENS).reference_N, before)
 
 
-def test_a_state_is_a_copy() -> None:
-    learner = Learner(tiny_llama(), lr=1e-2)
+def test_a_state_takes_no_memory_and_a_learner_restored_from_it_goes_its_own_way() -> None:
+    learner, other = Learner(tiny_llama(), lr=1e-2), Learner(tiny_llama(), lr=1e-2)
     learner.update(TOKENS, None, ADVANTAGE, WEIGHT, likelihood)
     state = learner.state()
-    kept = state["weights"]["lm_head.weight"].clone()
+    live = learner.parameters["lm_head.weight"]
+    assert state["weights"]["lm_head.weight"].data_ptr() == live.data_ptr()
+    other.restore(state)
+    kept = live.detach().clone()
     learner.update(TOKENS, None, ADVANTAGE, WEIGHT, likelihood)
-    assert torch.equal(state["weights"]["lm_head.weight"], kept)
+    assert torch.equal(other.parameters["lm_head.weight"], kept) and not torch.equal(live, kept)
+    moments = [one.optimizer.state[one.parameters["lm_head.weight"]]["exp_avg"] for one in (learner, other)]
+    assert not torch.equal(*moments)
 
 
 def test_a_state_of_another_model_is_refused_and_changes_nothing() -> None:

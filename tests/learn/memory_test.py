@@ -11,7 +11,7 @@ from polyturn.learn.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        np.ones(8 * 2**20)  # 64 MiB each time
+        np.ones(3 * 2**20)  # 24 MiB each time
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 plain = faults()
