@@ -7,8 +7,8 @@ from typing import Any
 
 from polyturn.cli.parse import Parser, print_json, table_text
 
-REFERENCE_GFLOPS = 60.0
-"""float32 speed of the machine that the recipes' foreseen times were measured on: two cores of a server."""
+REFERENCE_GFLOPS = 45.0
+"""float32 speed of the two busy cores on which the recipes' foreseen times were measured (38 to 47, two threads)."""
 
 
 def command(name: str, arguments: list[str]) -> int:

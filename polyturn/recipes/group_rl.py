@@ -125,12 +125,12 @@ def foresee(settings: Settings) -> dict[str, Any]:
     """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another, which nobody measured."""
     if settings.model:
         return {}
-    rating = 0.5 * settings.test_tasks * settings.trials
+    rating = 0.3 * settings.test_tasks * settings.trials
     stages = {
-        "rating before": rating, "warm": 0.6 * settings.warm_updates * settings.warm_episodes,
-        "learn": 1.5 * settings.iterations * settings.groups * settings.rollouts, "rating after": rating,
+        "rating before": rating, "warm": 0.8 * settings.warm_updates * settings.warm_episodes,
+        "learn": 0.5 * settings.iterations * settings.groups * settings.rollouts, "rating after": rating,
     }
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
+    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
 
 
 def player(settings: Settings) -> AgentMaker:

@@ -71,8 +71,8 @@ def test_held_out_matches_are_the_tables() -> None:
 
 def test_what_it_takes_is_foreseen_for_the_embedded_model_alone() -> None:
     found = foresee(Settings(warm_updates=2, iterations=10))
-    # rating 0.5 s for each of 32 * 2 plays, twice; 0.6 s for each of 2 * 16 scripted episodes; 1.5 s for 10 * 4 * 8
-    assert found["seconds"] == pytest.approx(2 * 32 + 19.2 + 480)
+    # rating 0.3 s for each of 32 * 2 plays, twice; 0.8 s for each of 2 * 16 scripted episodes; 0.5 s for 10 * 4 * 8
+    assert found["seconds"] == pytest.approx(2 * 19.2 + 25.6 + 160)
     assert list(found["stages"]) == ["rating before", "warm", "learn", "rating after"]
     assert foresee(Settings(model="other")) == {}
 
