@@ -56,15 +56,15 @@ class Settings:
     """Folder of a causal language model of transformers; empty = the embedded SmolLM2-135M-Instruct."""
     seed: int = 0
     """Fixes tasks, worlds and every draw."""
-    warm_updates: int = 24
+    warm_updates: int = 12
     """Updates of stage 1."""
-    warm_episodes: int = 8
+    warm_episodes: int = 5
     """Scripted episodes of each environment in an update of stage 1."""
     warm_lr: float = 3e-5
     """Learning rate of stage 1."""
     skill: float = 0.5
     """How often the demonstrator plays the best move instead of a random one."""
-    iterations: int = 24
+    iterations: int = 16
     """Updates of stage 2."""
     groups: int = 4
     """Tasks of each environment in an update of stage 2."""
