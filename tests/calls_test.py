@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polyturn.calls import GRAMMARS, grammar_named, grammar_of, split_reasoning, wrap_reasoning
 from polyturn.errors import UnknownName

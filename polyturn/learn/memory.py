@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     A training pass allocates and frees many blocks of megabytes. glibc by default maps each afresh, and the kernel
     fills it with zeros page by page: up to a fifth of the processor time of a pass on a CPU. Blocks up to 32 MiB (the
-    most that glibc takes) are kept; larger ones still come and go. It holds for the whole process and changes no result.
+    most that glibc takes) are kept; larger ones come and go. It holds for the whole process and changes no result.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
