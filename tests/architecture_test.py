@@ -378,7 +378,9 @@ def test_imports_make_no_cycle() -> None:
 
 # ---------------------------------------------------------------- tests, README
 
-OWN_TESTS = {"architecture", "conftest", "wheel", "proof", "proof_model", "rollout/deterministic"}
+OWN_TESTS = {
+    "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "rollout/deterministic", "wheel",
+}
 """Tests that mirror no module."""
 
 

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ from polyturn.protocols import Answer, Ask, Match, Player, Policy, Suite
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
-from polyturn.types import Episode, FloatArray, Message, Sampling, Seat, Task, assistant
+from polyturn.types import EMPTY, Episode, FloatArray, Message, Sampling, Seat, Task, assistant
 
 ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
 CACHE_BYTES = 400 * 2**20
+SECONDS = {"base": 0.08, "warm": 1.0, "rating": 0.15, "played": 0.7}
+"""What an episode costs on two cores: rated, imitated, or played and learned from (in each environment)."""
 SYSTEM = "You play games. Reply with your move only."
 
 
@@ -88,15 +91,6 @@ class Settings:
     """Episodes played at once."""
 
 
-def suites(settings: Settings) -> dict[str, Suite]:
-    """The environments of the table, by name."""
-    count = settings.test_tasks
-    return {
-        "guess_the_number": guess_the_number(test_tasks=count), "tic_tac_toe": tic_tac_toe(test_tasks=count),
-        "kuhn_poker": kuhn_poker_vs_random(test_tasks=count),
-    }
-
-
 async def main(settings: Settings, run: Run) -> None:
     """The whole run: rows of the table and stages in turn. The results are in ``results.json`` as they come."""
     run.progress.note("loading the model (the first time it is converted, which takes some seconds)")
@@ -138,12 +132,17 @@ def held_out(settings: Settings) -> list[Match]:
 
 def foresee(settings: Settings) -> dict[str, Any]:
     """Seconds by stage on two cores, and bytes, for the embedded model."""
-    warm = 1.2 * settings.warm_updates * settings.warm_episodes
+    episodes = 3 * settings.test_tasks * settings.trials
+    played = settings.iterations * settings.groups * settings.rollouts
     stages = {
-        "base": 1.0 * settings.test_tasks, "stage1": warm,
-        "stage2": 0.9 * settings.iterations * settings.groups * settings.rollouts,
+        "rating base": SECONDS["base"] * episodes,
+        "stage1": SECONDS["warm"] * settings.warm_updates * settings.warm_episodes,
+        "rating stage1": SECONDS["rating"] * episodes, "stage2": SECONDS["played"] * played,
+        "rating stage2": SECONDS["rating"] * episodes,
     }
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
+    if settings.control:
+        stages |= {"stage1_longer": stages["stage2"], "rating stage1_longer": stages["rating stage1"]}
+    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 7 * 2**30}
 
 
 # ---------------------------------------------------------------- players and matches
@@ -199,9 +198,9 @@ def chat_player(settings: Settings) -> Player:
 
 def test_matches(settings: Settings, cast: Callable[[Suite, Task], Mapping[Seat, Player]]) -> list[Match]:
     """Every held-out task of every environment; tasks, worlds and draws are the same for every row and seed."""
-    count = settings.test_tasks
+    tasks = settings.test_tasks
     suites: list[Suite] = [
-        guess_the_number(test_tasks=count), tic_tac_toe(test_tasks=count), kuhn_poker_vs_random(test_tasks=count),
+        guess_the_number(test_tasks=tasks), tic_tac_toe(test_tasks=tasks), kuhn_poker_vs_random(test_tasks=tasks),
     ]
     return [
         Match(suite, task, cast(suite, task), derive("test", task.id), settings.trials)
@@ -250,10 +249,20 @@ class Quickstart:
             self.run.progress.stage(f"rating {row}", len(matches) * self.settings.trials)
             self.table[row] = await evaluate(
                 matches, {"main": policy}, policy="main", label=label, recorder=self.run.recorder, pool=self.pool,
-                finished=self.run.progress.sample,
+                finished=self._counting(),
             )
         self.run.keep(table={name: as_json(self.table[name]) for name in ROWS if name in self.table})
         return not known
+
+    def _counting(self) -> Callable[[Episode], None]:
+        """Shows each finished episode and counts it."""
+        numbers = count()
+
+        def finished(episode: Episode) -> None:
+            self.run.progress.sample(episode)
+            self.run.progress.iteration(next(numbers), EMPTY)
+
+        return finished
 
     async def _kuhn_probabilities(self) -> dict[str, dict[str, float]]:
         """Information state -> reply -> probability of exactly that reply, made to sum to 1 over the legal ones."""

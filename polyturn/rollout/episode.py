@@ -18,6 +18,7 @@ from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
 from polyturn.rollout.world import Rules, World, fork, over
+from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Seat, Stop, root_of
 
 
@@ -39,7 +40,8 @@ async def play_episode(
     its ``stop`` (kind ``error``) and ``error``. Raises: BadInput for a match that cannot be played at all.
     """
     log = Log(
-        place.id, policies, seed=match.seed, trial=place.trial, recorder=recorder, call_timeout_s=call_timeout_s
+        place.id, policies, seed=derive(match.seed, match.task.id), trial=place.trial, recorder=recorder,
+        call_timeout_s=call_timeout_s,
     )
     cast = _cast(match)
     limits = match.limits.tightest(match.task.limits).tightest(match.suite.spec.limits)

@@ -10,9 +10,16 @@ import pytest
 import torch
 
 from polyturn.errors import PolicyFailed
+from polyturn.policies.local import Local
 from polyturn.protocols import Completion
 from polyturn.types import Sampling, user
 from tests.policies.tiny import tiny_local, tiny_model
+
+
+async def at_work(policy: Local) -> None:
+    """Returns when the engine has begun to sample."""
+    while policy.stats.sampled < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 async def test_numbers_that_are_not_finite_fail_their_request_only() -> None:
@@ -33,8 +40,9 @@ async def test_numbers_that_are_not_finite_fail_their_request_only() -> None:
 
 async def test_a_cancelled_request_frees_its_slot() -> None:
     policy = tiny_local(cache_bytes=1)  # one slot: the second waits for the first
+    policy.chat.stop_ids = ()  # so that it ends only at its limit
     endless = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
-    await asyncio.sleep(0.1)
+    await at_work(policy)
     endless.cancel()
     with pytest.raises(asyncio.CancelledError):
         await endless
@@ -63,8 +71,9 @@ async def test_an_error_inside_reaches_every_waiter_and_the_next_call_works() ->
 
 async def test_closing_tells_waiters_and_later_callers() -> None:
     policy = tiny_local()
+    policy.chat.stop_ids = ()  # so that it ends only at its limit
     task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
-    await asyncio.sleep(0.05)
+    await at_work(policy)
     policy.close()
     policy.close()
     with pytest.raises(PolicyFailed, match="closed"):
@@ -75,8 +84,9 @@ async def test_closing_tells_waiters_and_later_callers() -> None:
 
 async def test_publish_waits_for_replies_at_work() -> None:
     policy = tiny_local(tiny_model(), dtype="bfloat16")
-    task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=200)))
-    await asyncio.sleep(0.05)
+    policy.chat.stop_ids = ()
+    task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
+    await at_work(policy)
     policy.publish(1)
     late = await policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=2))
     assert ((await task).version, late.version) == (0, 1)
