@@ -379,7 +379,8 @@ def test_imports_make_no_cycle() -> None:
 # ---------------------------------------------------------------- tests, README
 
 OWN_TESTS = {
-    "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "rollout/deterministic", "wheel",
+    "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "recipes/resume",
+    "rollout/deterministic", "wheel",
 }
 """Tests that mirror no module."""
 
