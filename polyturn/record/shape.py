@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 import orjson
 
 from polyturn.errors import BadInput, NotFinite, PolyturnError
@@ -103,6 +104,8 @@ def shape_of(kind: Any) -> Shape:
         return _OPEN
     if origin is np.ndarray:
         return _array(get_args(inner[1])[0])
+    if origin is NDArray:  # from numpy 2.5 on an alias that keeps its name
+        return _array(inner[0])
     return _container(kind, origin, inner)
 
 
