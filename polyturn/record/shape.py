@@ -19,8 +19,8 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 import orjson
+from numpy.typing import NDArray
 
 from polyturn.errors import BadInput, NotFinite, PolyturnError
 
