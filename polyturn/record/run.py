@@ -147,7 +147,9 @@ class Lock:
             os.close(self._file)
 
     def free(self) -> None:
-        """Lets go; further calls do nothing."""
+        """Lets go, also for a child that was forked a moment ago; further calls do nothing."""
+        if self._held:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._leave()
 
 

@@ -84,7 +84,9 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     recorder = RunRecorder(tmp_path)
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     worker.start()
-    recorder.close()
-    assert worker.is_alive() and not is_locked(tmp_path)
-    worker.kill()
-    worker.join()
+    try:
+        recorder.close()
+        assert worker.is_alive() and not is_locked(tmp_path)
+    finally:
+        worker.kill()
+        worker.join()
