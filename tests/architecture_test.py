@@ -51,7 +51,7 @@ TESTS = [read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
 # ---------------------------------------------------------------- imports
 
 LAYER = {
-    **dict.fromkeys(("types", "errors", "seeds"), "0"),
+    **dict.fromkeys(("types", "errors", "seeds", "paper"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs"), "1"),
     **dict.fromkeys(("retrieval", "forest"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),
@@ -450,3 +450,27 @@ def test_starting_loads_nothing_heavy(statement: str) -> None:
     check = f"{statement}\nimport sys\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr, end='')"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------- papers
+
+
+def papers() -> list[dict[str, object]]:
+    from polyturn.cli.listing import methods
+
+    return methods()
+
+
+def test_every_paper_has_recipe_test_and_page() -> None:
+    wants = {"recipe", "test", "claim", "arxiv", "adds", "axes"}
+    missing = [f"{paper['name']} has no {want}" for paper in papers() for want in sorted(wants) if not paper[want]]
+    missing += [f"{paper['name']} has no docs/methods/{paper['name']}.md" for paper in papers()
+                if not (ROOT / "docs" / "methods" / f"{paper['name']}.md").is_file()]
+    assert not missing, "\n".join(missing)
+
+
+def test_results_are_of_papers_and_have_their_plot() -> None:
+    names = {str(paper["name"]) for paper in papers()}
+    found = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
+    assert found <= names
+    assert {path.stem for path in (ROOT / "docs" / "results").glob("*.svg")} == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def _value(node: ast.expr | None, where: str) -> Any:
 
 
 def methods(package: Path = PACKAGE) -> list[dict[str, Any]]:
-    """One mapping for each file under ``methods/`` that has a ``PAPER``: name, folder, title, arxiv, recipe, test,
-    figure (None where the checkout has none)."""
+    """One mapping for each file under ``methods/`` that has a ``PAPER``: what that says, folder, recipe, test, and the
+    measured figure from ``docs/results``; None where there is none."""
     found = []
     for path in sorted((package / "methods").rglob("*.py")):
         paper = literal(path, "PAPER")
@@ -56,9 +57,16 @@ def _method(path: Path, paper: Mapping[str, Any], package: Path) -> dict[str, An
     test = package.parent / "tests" / "methods" / inside.with_name(f"{path.stem}_test.py")
     return {
         "name": path.stem, "folder": str(inside.parent), "title": paper.get("title"), "arxiv": paper.get("arxiv"),
-        "recipe": path.stem if recipe.exists() else None, "figure": paper.get("figure"),
-        "test": str(test.relative_to(package.parent)) if test.exists() else None,
+        "claim": paper.get("claim"), "recipe": path.stem if recipe.exists() else None,
+        "figure": figure(path.stem, package), "test": str(test.relative_to(package.parent)) if test.exists() else None,
+        "adds": paper.get("adds"), "axes": paper.get("axes"), "deviations": paper.get("deviations"),
     }
+
+
+def figure(name: str, package: Path = PACKAGE) -> str | None:
+    """What was measured for a method, in a sentence; None where ``docs/results`` has no file of its name."""
+    path = package.parent / "docs" / "results" / f"{name}.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["figure"]) if path.exists() else None
 
 
 def envs(package: Path = PACKAGE) -> list[dict[str, Any]]:
@@ -80,15 +88,25 @@ def command(name: str, arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help=f"one object with a list under {name!r}")
     asked = parser.all_known(arguments)
     rows = methods() if name == "methods" else envs()
-    shown = ("name", "folder", "title", "arxiv", "recipe") if name == "methods" else (
+    shown = ("name", "folder", "arxiv", "recipe", "test") if name == "methods" else (
         "name", "package", "seats", "oracle", "null", "licence")
     if asked.json:
         print_json({name: [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
+    elif rows and name == "methods":
+        print("\n\n".join(map(_paragraph, rows)))
     elif rows:
         print(table_text([list(shown), *([_cell(row.get(key)) for key in shown] for row in rows)]))
     else:
         print(f"no {name} in this version")
     return 0
+
+
+def _paragraph(row: Mapping[str, Any]) -> str:
+    """A method as people read it: title, claim, what was measured, how to run it."""
+    lines = [f"{row['name']}: {row['title']} (arXiv {row['arxiv']})", f"  {row['claim']}"]
+    lines += [f"  measured: {row['figure']}"] if row["figure"] else []
+    lines += [f"  run: polyturn run {row['recipe']}"] if row["recipe"] else []
+    return "\n".join([*lines, f"  test: {_cell(row['test'])}"])
 
 
 def _cell(value: Any) -> str:

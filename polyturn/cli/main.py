@@ -37,6 +37,7 @@ COMMANDS = {
     "run": ("run", "run a recipe: train, then print its table"),
     "eval": ("evaluate", "evaluate a policy on an environment or on a recipe's held-out tasks"),
     "play": ("play", "watch episodes of an environment, or take a seat yourself"),
+    "study": ("study", "compare the arms of a recipe over seeds"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
     "methods": ("listing", "list the methods that are carried, with papers"),
     "envs": ("listing", "list the environments, with packages and known scores"),

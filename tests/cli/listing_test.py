@@ -14,8 +14,9 @@ from polyturn.errors import BadInput
 PAPER = '''
 """A method that cannot be imported."""
 import nothing_of_this_name
-from polyturn.methods.paper import Paper
-PAPER = Paper(title="Self-play", arxiv="2506.24119", year=2025, adds=("role baseline",), axes={"who": "both"})
+from polyturn.paper import Paper
+PAPER = Paper(title="Self-play", arxiv="2506.24119", year=2025, claim="It learns.", adds=("role baseline",),
+              axes={"task": "games"})
 '''
 
 
@@ -34,9 +35,17 @@ def checkout(top: Path) -> Path:
 
 def test_methods_are_read_and_not_imported(tmp_path: Path) -> None:
     assert methods(checkout(tmp_path)) == [{
-        "name": "spiral", "folder": "learning", "title": "Self-play", "arxiv": "2506.24119", "recipe": "spiral",
-        "figure": None, "test": "tests/methods/learning/spiral_test.py",
+        "name": "spiral", "folder": "learning", "title": "Self-play", "arxiv": "2506.24119", "claim": "It learns.",
+        "recipe": "spiral", "figure": None, "test": "tests/methods/learning/spiral_test.py", "adds": ["role baseline"],
+        "axes": {"task": "games"}, "deviations": None,
     }]
+
+
+def test_the_figure_is_the_one_of_the_results_file(tmp_path: Path) -> None:
+    package = checkout(tmp_path)
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "docs" / "results" / "spiral.json").write_text('{"figure": "score: a 1, b 0"}')
+    assert methods(package)[0]["figure"] == "score: a 1, b 0"
 
 
 def test_a_method_without_recipe_and_test_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""The study command through real processes of a small recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polyturn.cli.main import main
+from polyturn.cli.study import words
+
+RECIPE = '''
+from dataclasses import dataclass
+
+from polyturn.evaluate.study import Study
+
+STUDY = Study(outcome="score", arms={"good": {"gain": 1.0}, "plain": {"gain": 0.0}}, baseline="plain",
+              fixed={"lr": 0.2}, curve="score/x", report=(0, 1))
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    gain: float = 0.0
+    lr: float = 0.1
+    fail: bool = False
+
+
+async def main(settings, run):
+    if settings.fail:
+        raise ValueError("broke")
+    for i in range(2):
+        run.recorder.metrics(i, {"score/x": settings.gain * i}, stage="s")
+    run.keep(outcome={"score": settings.gain + settings.lr + settings.seed})
+'''
+
+
+def test_a_study_runs_writes_and_is_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(RECIPE)
+    assert main(["study", "mine.py", "--jobs", "2", "--write", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["arms"]["good"]["settings"] == {"gain": 1.0}
+    assert found["differences"]["good"]["mean"] == pytest.approx(1.0)
+    assert found["arms"]["good"]["curves"] == {"0": [[0, 0.0], [1, 1.0]], "1": [[0, 0.0], [1, 1.0]]}
+    kept = json.loads(Path("out/mine.json").read_text())
+    assert kept["figure"] == found["figure"] and Path("out/mine.svg").read_text().startswith("<svg")
+    stamps = {path: path.stat().st_mtime_ns for path in Path("runs/study-mine").rglob("run.json")}
+    assert len(stamps) == 4
+    assert main(["study", "mine.py", "--write", "out"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/study-mine").rglob("run.json")} == stamps
+
+
+def test_a_failed_run_is_named_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.py").write_text(RECIPE.replace('"gain": 1.0}', '"gain": 1.0, "fail": True}'))
+    assert main(["study", "bad.py", "--jobs", "1"]) == 4
+    assert "run good-0-seed0 ended with 4: polyturn: error in your file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    (RECIPE.replace("STUDY =", "OTHER ="), "has no STUDY"),
+    (RECIPE.replace('"gain": 1.0}', '"gian": 1.0}'), "did you mean 'gain'"),
+])
+def test_recipes_that_cannot_be_studied_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    file = tmp_path / f"recipe{len(text)}.py"
+    file.write_text(text)
+    assert main(["study", str(file)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_the_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dry.py").write_text(RECIPE)
+    assert main(["study", str(tmp_path / "dry.py"), "--dry-run", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert len(runs) == 4 and runs[0].endswith("dry.py --lr 0.2 --gain 1.0 --seed 0")
+
+
+def test_settings_become_flags() -> None:
+    assert words("r", {"a_b": 1, "on": True, "off": False, "many": (1, 2), "s": "x"}) == [
+        "r", "--a-b", "1", "--on", "--no-off", "--many", "1", "2", "--s", "x",
+    ]
