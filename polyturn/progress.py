@@ -83,7 +83,7 @@ class Board:
     """What is known of a run so far; both views are drawn from it.
 
     ``foreseen`` holds the seconds that each stage is expected to take, in order, so that time left covers the stages
-    that have not begun.
+    that have not begun; they are scaled by what the finished ones took against what was foreseen for them.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -97,12 +97,19 @@ class Board:
     others: dict[str, float] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     title: str = ""
+    took_s: float = 0.0
+    """What the finished stages took, of those that were foreseen."""
+    expected_s: float = 0.0
+    """What was foreseen for them."""
 
     def __post_init__(self) -> None:
         self.begun = self.clock()
 
     def start(self, name: str, total: int) -> None:
         """A stage begins."""
+        if self.name in self.foreseen and self.done >= self.total > 0:
+            self.took_s += self.clock() - self.begun
+            self.expected_s += self.foreseen[self.name]
         self.name, self.total, self.done, self.begun = name, total, 0, self.clock()
         self.others = {}
 
@@ -123,6 +130,7 @@ class Board:
         length was not foreseen."""
         later = list(self.foreseen)
         after = sum(self.foreseen[name] for name in later[later.index(self.name) + 1 :]) if self.name in later else 0.0
+        after *= self.took_s / self.expected_s if self.expected_s else 1.0
         spent = self.clock() - self.begun
         if self.done and self.total:
             return after + spent / self.done * max(0, self.total - self.done)

@@ -48,6 +48,23 @@ def test_time_left_counts_this_stage_and_those_to_come() -> None:
     assert board.left_s() == 60
 
 
+def test_stages_to_come_are_scaled_by_what_the_finished_ones_took() -> None:
+    clock = Clock()
+    board = Board(clock=clock, foreseen={"warm start": 50.0, "group": 300.0, "table": 60.0})
+    board.start("warm start", 4)
+    clock.now += 25
+    board.count(3, {})
+    board.start("group", 2)
+    assert board.left_s() == 300 + 60 * 25 / 50  # the first took half of what was foreseen
+    clock.now += 100
+    board.count(1, {})
+    board.start("table", 0)
+    assert board.left_s() == 60 * (25 + 100) / (50 + 300)
+    board.start("group", 3)  # left before its end: it tells nothing
+    board.start("table", 0)
+    assert board.left_s() == 60 * (25 + 100) / (50 + 300)
+
+
 def test_time_left_is_unknown_before_the_first_iteration_of_an_unforeseen_stage() -> None:
     clock = Clock()
     board = Board(clock=clock)

@@ -46,7 +46,7 @@ from polyturn.types import EMPTY, Episode, FloatArray, Message, Sampling, Seat, 
 ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
 CACHE_BYTES = 400 * 2**20
-SECONDS = {"base": 0.1, "warm": 1.9, "rating": 0.2, "played": 1.05}
+SECONDS = {"base": 0.1, "warm": 1.2, "rating": 0.15, "played": 0.6}
 """What an episode costs on two cores: rated, imitated, or played and learned from (in each environment)."""
 SYSTEM = "You play games. Reply with your move only."
 
