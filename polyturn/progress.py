@@ -130,12 +130,12 @@ class Board:
         length was not foreseen."""
         later = list(self.foreseen)
         after = sum(self.foreseen[name] for name in later[later.index(self.name) + 1 :]) if self.name in later else 0.0
-        after *= self.took_s / self.expected_s if self.expected_s else 1.0
+        pace = self.took_s / self.expected_s if self.expected_s else 1.0
         spent = self.clock() - self.begun
         if self.done and self.total:
-            return after + spent / self.done * max(0, self.total - self.done)
+            return after * pace + spent / self.done * max(0, self.total - self.done)
         if self.name in self.foreseen:
-            return after + max(0.0, self.foreseen[self.name] - spent)
+            return after * pace + max(0.0, self.foreseen[self.name] * pace - spent)
         return None
 
     def headline(self) -> str:
