@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from polyturn.calls import GRAMMARS
 from polyturn.desk import Desk
 from polyturn.protocols import Answer, Ask, Context, View
 from polyturn.types import Message, Sampling, system
@@ -54,7 +55,7 @@ class AnswerAgent:
     """A scripted player in the clothes of :class:`ChatAgent`: same view, same record, the words from ``answer``.
 
     Its policy must be a :class:`polyturn.policies.dictated.Dictated`, which spells the one allowed choice; so its play
-    is recorded turn by turn, as a demonstration where that policy has a chat.
+    is recorded turn by turn, as a demonstration where that policy has a chat. Calls are dictated in the form of Hermes.
     """
 
     answer: Answer
@@ -66,8 +67,9 @@ class AnswerAgent:
         if not self.history and self.system:
             self.history = [system(self.system, origin="injected")]
         self.history = heard(self.history, ask)
-        sampling = Sampling(choices=(self.answer(ask).text or " ",))
-        turn = await desk.say(self.history, sampling=sampling)
+        said = self.answer(ask)
+        text = "\n".join(part for part in (said.text, GRAMMARS["hermes"].write(said.calls)) if part)
+        turn = await desk.say(self.history, tools=ask.tools, sampling=Sampling(choices=(text or " ",)))
         reply = desk.message(turn)
         self.history.append(reply)
         return reply

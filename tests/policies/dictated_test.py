@@ -7,8 +7,9 @@ from polyturn.chat import Chat
 from polyturn.desk import Desk, Log
 from polyturn.errors import BadInput
 from polyturn.policies.dictated import Dictated
+from polyturn.policies.tiny import learned_tokenizer
 from polyturn.protocols import Ask
-from polyturn.types import Sampling, assistant, user
+from polyturn.types import Call, Sampling, Tool, assistant, user
 from tests.policies.tiny import tiny_tokenizer
 
 
@@ -36,3 +37,29 @@ async def test_a_scripted_player_plays_through_its_desk() -> None:
     assert [len(turn.prompt) for turn in trajectory.turns] == [2, 4]
     parents = [span.parent for span in trajectory.spans]
     assert len(set(parents)) == len(parents)  # every turn extends the one before
+
+
+CALL = '<tool_call>\n{"name": "set_size", "arguments": {"size": "small"}}\n</tool_call>'
+
+
+async def test_dictated_calls_are_spelled_in_the_format_of_the_chat_where_tools_are_offered() -> None:
+    chat = Chat(learned_tokenizer(["set_size small"]))
+    policy, tools = Dictated(name="main", chat=chat), (Tool("set_size"),)
+    done = await policy.sample([user("q")], tools=tools, sampling=Sampling(choices=(CALL,)))
+    (call,) = done.message.calls
+    assert (call.name, call.arguments, done.message.text, done.finish) == ("set_size", {"size": "small"}, "", "tool")
+    assert done.ids is not None and chat.parse(done.ids, tools=tools).calls[0].arguments == call.arguments
+    plain = await policy.sample([user("q")], sampling=Sampling(choices=(CALL,)))
+    assert plain.message.text == CALL and not plain.message.calls
+
+
+async def test_a_scripted_player_that_calls_sees_the_tools_it_was_offered() -> None:
+    policy = Dictated(name="main", chat=Chat(learned_tokenizer(["set_size small"])))
+    desk = Desk(Log("e", {"main": policy}), "agent", "main")
+    agent = AnswerAgent(lambda ask: assistant("", calls=(Call("", "set_size", {"size": "small"}),)))
+    ask = Ask("agent", (user("smaller, please"),), tools=(Tool("set_size"),))
+    said = await agent.act(ask, desk)
+    assert said.calls[0].arguments == {"size": "small"} and len(said.calls[0].id) == 9
+    (trajectory,) = desk.log.trajectories()
+    shown = trajectory.turns[0].usage.prompt_tokens
+    assert shown == policy.count(ask.messages, ask.tools) > policy.count(ask.messages)
