@@ -134,9 +134,9 @@ class KeyHuntEnv:
         if state is not None:
             self._opened, self._left, self._told = json.loads(state)
         self._told = self._told or (
-            f"A code has {len(self._code)} letters, one in each drawer from 1 to {len(self._code)}. Reply with open and "
-            "a number to see one, as in: open 1. When you know all, reply with code and every number with its letter, "
-            "as in: code 1 b 2 d."
+            f"A code has {len(self._code)} letters, one in each drawer from 1 to {len(self._code)}. Reply with open "
+            "and a number to see one, as in: open 1. When you know all, reply with code and every number with its "
+            "letter, as in: code 1 b 2 d."
         )
         return self._ask()
 
