@@ -1,7 +1,8 @@
 """The audit: every trained token of a run proved to be sampled, once, by the policy and seat that learned from it.
 
 :func:`audit_run` reads the record alone. It walks every path (rules R1 to R3: a turn's spans are what that turn wrote,
-arrays are as long as their ids, sampled spans belong to a model) and every row of credit whose weight is not zero.
+arrays are as long as their ids, sampled spans belong to a model), every medium that a message names, and every row of
+credit whose weight is not zero.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from polyturn.arrays import BoolArray
+from polyturn.media import Media
 from polyturn.record.read import count_turns, read_credit, read_plays
 from polyturn.types import Episode, Finding, Span, Trajectory, Turn, root_of
 
@@ -49,12 +51,14 @@ def audit_run(folder: Path | str) -> AuditReport:
     faults: list[Finding] = []
     paths = 0
     recorded = count_turns(folder)
+    media = Media(Path(folder) / "media")
     for key, episode in read_plays(folder):
         turns = sum(len(trajectory.turns) for trajectory in episode.trajectories)
         if recorded.get(key, 0) > turns:
             faults.append(_finding("lost_turn", {"episode": episode.id}, recorded[key] - turns,
                                    "turns were recorded when they were sampled and are not in the episode"))
         faults += _episode_faults(episode)
+        faults += _media_faults(episode, media)
         paths += sum(len(leaves(trajectory)) for trajectory in episode.trajectories)
         for row in credit.take(key, episode.id):
             faults += credit.faults(row, episode)
@@ -93,6 +97,15 @@ def _episode_faults(episode: Episode) -> Iterator[Finding]:
         if scripted and sampled:
             yield _finding("sampled_by_script", {**place, "span": sampled[0]}, len(sampled),
                            f"R3: sampled spans of a {info.kind if info else ''} policy; only a model samples")
+
+
+def _media_faults(episode: Episode, media: Media) -> Iterator[Finding]:
+    """Every picture and sound that a message names lies in the run's store."""
+    for trajectory in episode.trajectories:
+        for index, message in enumerate(trajectory.messages):
+            for name in (part.media for part in message.parts if part.media is not None and part.media not in media):
+                place = {"episode": episode.id, "seat": trajectory.seat, "policy": trajectory.policy, "message": index}
+                yield _finding("missing_media", place, name, "a message names media that the run's store does not hold")
 
 
 def _span_faults(index: int, span: Span, place: Mapping[str, Any]) -> Iterator[Finding]:

@@ -107,7 +107,8 @@ class Suite(Protocol):
 
     Optional members: ``verifier`` (a :class:`Verifier`), ``default_cast(task) -> Mapping[Seat, Agent maker]`` for seats
     that are no learners (opponents, simulated users), ``oracle(task)`` and ``null(task)`` (each gives an
-    :data:`Answer`), ``report(groups) -> Mapping[str, float]``.
+    :data:`Answer`), ``report(groups) -> Mapping[str, float]``, ``parent(task) -> str`` (the stored turn
+    ``"<episode>#<at>"`` that the task answers again: its episodes name it, and there is no environment to fork).
     """
 
     spec: Spec

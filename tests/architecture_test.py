@@ -53,7 +53,7 @@ TESTS = [read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
 LAYER = {
     **dict.fromkeys(("types", "errors", "seeds", "paper"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs"), "1"),
-    **dict.fromkeys(("retrieval", "forest"), "1"),
+    **dict.fromkeys(("retrieval", "forest", "media"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),
     **dict.fromkeys(("policies", "contexts", "agents", "envs", "verifiers", "advantages", "losses"), "2b"),
     **dict.fromkeys(("rollout", "learn"), "3a"),
@@ -130,13 +130,14 @@ def upward_imports(module: Module) -> list[str]:
 
 ENVIRONMENTS = {"textarena": "textarena", "pyspiel": "openspiel", "open_spiel": "openspiel",
                 "gymnasium": "gymnasium", "pettingzoo": "pettingzoo", "textworld": "textworld",
-                "scienceworld": "scienceworld", "playwright": "browser"}
+                "scienceworld": "scienceworld"}
 DOORS = {
     "torch": {"forest", "losses", "learn", "policies", "control", "methods"},
     "transformers": {"policies", "forest", "chat", "template"},
     "peft": {"policies", "learn"},
     "safetensors": {"policies", "learn"},
     "ray": {"rollout.cluster"},
+    "playwright": {"envs.browser", "envs.gui_lab"},
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},
 }
 """Heavy package -> where it may be imported at all; a file ``x_more`` beside the file ``x`` shares its door."""

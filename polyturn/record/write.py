@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from polyturn.errors import BadInput, NotFinite
+from polyturn.media import Media
 from polyturn.protocols import Scores
 from polyturn.record.run import (
     Attempt,
@@ -60,8 +61,9 @@ class RunRecorder:
     """Records a run into its folder; a :class:`polyturn.protocols.Recorder`. Holds the folder's lock until closed.
 
     Every recorder on a folder is a new *attempt*, numbered in ``run.json`` and in each row. Use :func:`open_run` to say
-    what is run. Raises: BadInput when another process writes there, or for values that have no exact form on disk;
-    NotFinite for a number that is not finite; RecordFailed when the disk is full.
+    what is run. ``media`` keeps the pictures and sounds that messages name. Raises: BadInput when another process
+    writes there, or for values that have no exact form on disk; NotFinite for a number that is not finite;
+    RecordFailed when the disk is full.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class RunRecorder:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.folder)
+        self.media = Media(self.folder / "media")
         self._clock = clock
         self._sync_every_s = sync_every_s
         self._synced = time.monotonic()

@@ -49,7 +49,7 @@ async def play_episode(
     started = log.clock()
     await table.play()
     episode = Episode(
-        place.id, match.task, match.seed, place.group, place.trial, iteration=match.iteration or place.iteration,
+        place.id, match.task, match.seed, place.group, place.trial, parent_of(match), match.iteration or place.iteration,
         train=match.train, cast={seat: _info(policies, player) for seat, player in cast.items()},
         trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
         final_sha256="" if table.final is None else _sha256(table.final), stop=table.stop, error=table.error,
@@ -58,6 +58,12 @@ async def play_episode(
     if recorder is not None:
         recorder.episode(episode)
     return episode
+
+
+def parent_of(match: Match) -> str:
+    """The stored turn that a match answers again; empty for play."""
+    parent = getattr(match.suite, "parent", None)
+    return "" if parent is None else str(parent(match.task))
 
 
 def _cast(match: Match) -> dict[Seat, Player]:
@@ -100,7 +106,7 @@ class _Table:
             self.agents = {seat: player.make() for seat, player in self.cast.items()}
             rules = Rules(self.match.suite.spec, self._make, self.log, self.budgets, self.match.start)
             self.world = World(rules, await self._make())
-            self.log.forker = self._fork
+            self.log.forker = None if parent_of(self.match) else self._fork
             step = await self.world.start(self.match.start)
             self.world.log_start(step)
             await self._turns(step)
