@@ -23,7 +23,7 @@ class Media:
     >>> store = Media(tempfile.mkdtemp())
     >>> name = store.put(b"dots")
     >>> name[:8], store.get(name), name in store
-    ('7f8c6ff3', b'dots', True)
+    ('0517cf1a', b'dots', True)
     """
 
     def __init__(self, folder: Path | str) -> None:

@@ -165,8 +165,9 @@ def check_step(step: Any, name: str, seats: Sequence[Seat]) -> None:
 def _check_ask(ask: Ask, name: str) -> None:
     for message in ask.messages:
         demand(isinstance(message, Message), f"{name} asks with {type(message).__name__}; expected Messages")
-        demand(message.role != "assistant", f"{name} speaks to {ask.seat!r} in the role assistant, which is the "
-               "agent's own; use user, system or tool")
+        own = message.role == "assistant" and message.origin != "copied"
+        demand(not own, f"{name} speaks to {ask.seat!r} in the role assistant, which is the "
+               "agent's own; use user, system or tool, or mark a stored reply as origin 'copied'")
         demand(not message.spans, f"{name} sends {ask.seat!r} a message with sampled spans; send its text (edited())")
         demand(_encodes(message.text), f"{name} sends {ask.seat!r} half of a surrogate pair, which no tokenizer reads")
     if ask.legal is not None:

@@ -87,9 +87,18 @@ def running() -> tuple[set[threading.Thread], set[int], set[Any]]:
     import psutil
 
     threads = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
-    children = {child.pid for child in psutil.Process().children(recursive=True)
-                if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(_words(child))}
+    children = {child.pid for child in psutil.Process().children(recursive=True) if _lives(child)}
     return threads, children, asyncio.all_tasks()
+
+
+def _lives(process: Any) -> bool:
+    """Whether a child still runs and is not Python's own resource tracker; it may end while it is looked at."""
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE) and "resource_tracker" not in " ".join(_words(process))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _words(process: Any) -> list[str]:

@@ -75,8 +75,8 @@ class Stored:
 
 
 def _copied(message: Message) -> Message:
-    """A message as a new episode may show it: its sampled spans are another trajectory's, so it is a copy of text."""
-    return replace(message, id="", spans=(), origin="copied" if message.spans else message.origin)
+    """A message as a new episode may show it: sampled spans are another trajectory's, so a reply is a copy of text."""
+    return replace(message, id="", spans=(), origin="copied" if message.role == "assistant" else message.origin)
 
 
 def _rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:

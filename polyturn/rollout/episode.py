@@ -49,9 +49,9 @@ async def play_episode(
     started = log.clock()
     await table.play()
     episode = Episode(
-        place.id, match.task, match.seed, place.group, place.trial, parent_of(match), match.iteration or place.iteration,
-        train=match.train, cast={seat: _info(policies, player) for seat, player in cast.items()},
-        trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
+        place.id, match.task, match.seed, place.group, place.trial, parent_of(match),
+        match.iteration or place.iteration, match.train,
+        {seat: _info(policies, player) for seat, player in cast.items()}, trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
         final_sha256="" if table.final is None else _sha256(table.final), stop=table.stop, error=table.error,
         started=started, ended=log.clock(),
     )

@@ -171,8 +171,8 @@ class App:
         if page in self.popups:
             return None
         above = self.pages[page].parent
-        while above not in (None, 0):
-            page, above = above, self.pages[above].parent  # type: ignore[assignment, index]
+        while above:
+            page, above = above, self.pages[above].parent
         return page if above == 0 else None
 
 
@@ -219,9 +219,8 @@ def _own(
     if len(wanted) > COLUMNS * ROWS:
         raise BadInput(f"a page needs {len(wanted)} elements; there is room for {COLUMNS * ROWS}")
     places = draws.permutation(COLUMNS * ROWS)[: len(wanted)].tolist()
-    return tuple(
-        Element(name, place_box(place), target, kind) for (name, target, kind), place in zip(wanted, places, strict=True)
-    )
+    placed = zip(wanted, places, strict=True)
+    return tuple(Element(name, place_box(place), target, kind) for (name, target, kind), place in placed)
 
 
 def _covered(graph: Graph, page: int, own: Sequence[tuple[Element, ...]]) -> tuple[Element, ...]:

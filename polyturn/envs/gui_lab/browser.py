@@ -24,11 +24,13 @@ ADDRESS = "http://app.invalid/"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--font-render-hinting=none")
 STYLE = f"""
 html, body {{ margin: 0; overflow: hidden; background: #fafaf8; font: 34px sans-serif; }}
-section {{ display: none; position: absolute; left: 0; top: 0; width: {WIDTH}px; height: {HEIGHT}px; overflow: hidden; }}
+section {{ display: none; position: absolute; left: 0; top: 0; width: {WIDTH}px; height: {HEIGHT}px; }}
+section {{ overflow: hidden; }}
 section:target {{ display: block; }}
 h1 {{ margin: 0; font-size: 64px; font-weight: normal; text-align: center; line-height: 140px; }}
 h1, i, svg {{ pointer-events: none; }}
-a, b, div {{ position: absolute; display: block; }}
+a, b, div {{ position: absolute; display: block; overflow: hidden; line-height: 0; }}
+svg {{ display: block; }}
 div {{ left: 0; top: 0; width: 100%; height: 100%; background: #3c3c46; }}
 i {{ position: absolute; font-style: normal; white-space: nowrap; text-align: center; transform: translateX(-50%); }}
 div ~ i {{ color: #fafaf8; }}
@@ -44,7 +46,8 @@ LIST = """() => {
 def document(app: App) -> str:
     """The HTML document of a whole application."""
     pages = "\n".join(_section(page, app) for page in app.pages)
-    return f"<!doctype html><html><head><meta charset='utf-8'><style>{STYLE}</style></head><body>\n{pages}\n</body></html>"
+    head = f"<meta charset='utf-8'><style>{STYLE}</style>"
+    return f"<!doctype html><html><head>{head}</head><body>\n{pages}\n</body></html>"
 
 
 def _section(page: Page, app: App) -> str:

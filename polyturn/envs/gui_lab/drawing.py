@@ -43,6 +43,7 @@ def drawn(page: Page, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """
     size = shown_size(max_pixels)
     scale = size[0] / WIDTH
+    image: Image.Image
     image, pen, font = canvas(size, PAPER)
     pen.text((size[0] / 2, 70 * scale), page.name, INK, font(round(64 * scale)), anchor="mm")
     dark = False

@@ -75,7 +75,8 @@ def split(spec: AppSpec, rule: Rule = Rule(), lengths: tuple[int, int] = LENGTHS
         other = replace(spec, seed=spec.seed + 1, looks=looks)
         return _checked(Split(_sorted(pairs(app, lengths)), _sorted(pairs(make_app(other), lengths)), spec, other))
     is_test = _by_subtree(app, rule) if rule.by == "subtree" else _by_edge(app, rule)
-    train, test = [], []
+    train: list[tuple[Pair, int]] = []
+    test: list[tuple[Pair, int]] = []
     for pair, length in pairs(app, lengths):
         where = is_test(pair, length)
         if where is not None:

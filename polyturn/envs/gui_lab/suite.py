@@ -26,7 +26,7 @@ from polyturn.types import Group, Limits, Message, Score, Seat, Task, assistant
 
 ENVS = (
     {"name": "gui_lab", "package": "", "licence": "Apache-2.0", "seats": ("agent",),
-     "oracle": 1.0, "random": 0.02, "null": 0.0},
+     "oracle": 1.0, "random": 0.004, "null": 0.0},
 )
 
 
@@ -138,7 +138,8 @@ class GuiLab:
             screen = Engine(app, self._pictures.setdefault(app.spec, {}), self.max_pixels)
         if task.payload["ask"] == "navigate":
             return GuiEnv(app, task.payload, screen, self.look)
-        return QuestionEnv(task.payload["ask"], app.pages[task.payload["page"]], task.payload["icon"], screen, self.look)
+        page = app.pages[task.payload["page"]]
+        return QuestionEnv(task.payload["ask"], page, task.payload["icon"], screen, self.look)
 
     def app_of(self, task: Task) -> App:
         """The application that a task is played in."""
