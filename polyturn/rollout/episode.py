@@ -51,7 +51,8 @@ async def play_episode(
     episode = Episode(
         place.id, match.task, match.seed, place.group, place.trial, parent_of(match),
         match.iteration or place.iteration, match.train,
-        {seat: _info(policies, player) for seat, player in cast.items()}, trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
+        {seat: _info(policies, player) for seat, player in cast.items()},
+        trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
         final_sha256="" if table.final is None else _sha256(table.final), stop=table.stop, error=table.error,
         started=started, ended=log.clock(),
     )
