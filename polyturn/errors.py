@@ -48,6 +48,10 @@ class NotFinite(PolyturnError, ArithmeticError):
     """A reward, loss, gradient or weight came out as NaN or infinite."""
 
 
+class NotIsolated(PolyturnError, RuntimeError):
+    """This machine cannot isolate untrusted code as well as was asked for; the message says what to install."""
+
+
 class MissingPackage(PolyturnError, ImportError):
     """An optional package is not installed; the message names the command that installs it."""
 
