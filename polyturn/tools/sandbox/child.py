@@ -204,10 +204,12 @@ class Interpreter:
         """Runs the statements; the value of a last expression is printed, as in a notebook."""
         linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
         tree = ast.parse(code, file)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        statements: CodeType = compile(tree, file, "exec")
-        value = None if last is None else compile(ast.Expression(last.value), file, "eval")
-        exec(statements, self.variables)
+        last = tree.body[-1] if tree.body else None
+        value: CodeType | None = None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
+            value = compile(ast.Expression(last.value), file, "eval")
+        exec(compile(tree, file, "exec"), self.variables)
         if value is not None:
             found = eval(value, self.variables)
             if found is not None:
