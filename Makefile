@@ -11,23 +11,27 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL ?= -n auto
 
-.PHONY: demo test test-model long lint check-cpu check-wheel clean
+.PHONY: demo test test-model long lint data check-cpu check-wheel clean
 
 demo: .venv/.core
 	$(BIN)/polyturn run quickstart $(ARGS)
 
-test: .venv/.dev lint
+test: .venv/.dev lint data
 	$(TEST) $(PARALLEL) -q $(ARGS)
 
-test-model: .venv/.dev
+test-model: .venv/.dev data
 	$(TEST) -q -m model --timeout 600 $(ARGS)
 
-long: .venv/.dev
+long: .venv/.dev data
 	$(TEST) -q -m long --timeout 14400 $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The data of other packages that the tests play with, in the cache folder; nothing is fetched twice.
+data: .venv/.core
+	$(BIN)/polyturn envs --install tau
 
 # Red if torch came with CUDA companions: half a gigabyte and more that a machine without a GPU cannot use.
 check-cpu: .venv/.core

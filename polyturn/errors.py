@@ -55,5 +55,7 @@ class NotIsolated(PolyturnError, RuntimeError):
 class MissingPackage(PolyturnError, ImportError):
     """An optional package is not installed; the message names the command that installs it."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'polyturn[{extra}]'")
+    def __init__(self, package: str, extra: str = "", *, command: str = "") -> None:
+        """``command`` installs it where no extra of Polyturn does."""
+        command = command or f"pip install 'polyturn[{extra}]'"
+        super().__init__(f"{package} is not installed; install it with: {command}")

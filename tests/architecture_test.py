@@ -51,7 +51,7 @@ TESTS = [read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
 # ---------------------------------------------------------------- imports
 
 LAYER = {
-    **dict.fromkeys(("types", "errors", "seeds", "paper"), "0"),
+    **dict.fromkeys(("types", "errors", "seeds", "paper", "cache"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs"), "1"),
     **dict.fromkeys(("retrieval", "forest", "media"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),

@@ -24,6 +24,7 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 def test_a_missing_package_says_how_to_install_it() -> None:
     with pytest.raises(ImportError, match=r"pip install 'polyturn\[gym\]'"):
         raise MissingPackage("gymnasium", "gym")
+    assert str(MissingPackage("data", command="polyturn envs --install x")).endswith("with: polyturn envs --install x")
 
 
 def test_errors_survive_a_process_boundary() -> None:

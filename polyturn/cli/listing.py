@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,22 +83,53 @@ def _entries(package: Path) -> Iterator[dict[str, Any]]:
 
 
 def command(name: str, arguments: list[str]) -> int:
-    """Prints the methods or the environments."""
+    """Prints the methods or the environments, or fetches what environments need."""
     parser = Parser(name, f"List the {'methods, with papers' if name == 'methods' else 'environments'}.",
                     [f"polyturn {name}", f"polyturn {name} --json"])
     parser.add_argument("--json", action="store_true", help=f"one object with a list under {name!r}")
+    if name == "envs":
+        parser.add_argument("--install", metavar="NAME", help="fetch the data that environments need, once, into "
+                            "Polyturn's cache folder; the column 'needs' names them")
     asked = parser.all_known(arguments)
-    rows = methods() if name == "methods" else envs()
-    shown = ("name", "folder", "arxiv", "recipe", "test") if name == "methods" else (
-        "name", "package", "seats", "oracle", "null", "licence")
-    if asked.json:
-        print_json({name: [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
-    elif rows and name == "methods":
-        print("\n\n".join(map(_paragraph, rows)))
-    elif rows:
-        print(table_text([list(shown), *([_cell(row.get(key)) for key in shown] for row in rows)]))
+    if name == "methods":
+        return _methods(asked.json)
+    return _envs(asked.json) if asked.install is None else _install(asked.install, asked.json)
+
+
+def _methods(as_json: bool) -> int:
+    rows = methods()
+    if as_json:
+        shown = ("name", "folder", "arxiv", "recipe", "test")
+        print_json({"methods": [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
     else:
-        print(f"no {name} in this version")
+        print("\n\n".join(map(_paragraph, rows)) if rows else "no methods in this version")
+    return 0
+
+
+def _envs(as_json: bool) -> int:
+    from polyturn.envs.install import is_installed
+
+    rows = [{**row, "installed": is_installed(row["needs"]) if "needs" in row else None} for row in envs()]
+    shown = ("name", "package", "seats", "oracle", "null", "licence", "needs", "installed")
+    if as_json:
+        print_json({"envs": [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
+        return 0
+    print(table_text([list(shown), *([_cell(row.get(key)) for key in shown] for row in rows)]))
+    for needed in sorted({str(row["needs"]) for row in rows if row["installed"] is False}):
+        print(f"to play the environments that need {needed}: polyturn envs --install {needed}", file=sys.stderr)
+    return 0
+
+
+def _install(name: str, as_json: bool) -> int:
+    from polyturn.envs.install import install, is_installed, pinned
+
+    package, before = pinned(name), is_installed(name)
+    folder = install(name, lambda line: print(f"polyturn: {line}", file=sys.stderr))
+    if as_json:
+        print_json({"installed": {"name": name, "package": package.package, "version": package.version,
+                                  "folder": str(folder), "fetched": not before}})
+    else:
+        print(f"{package.package} {package.version} {'was already' if before else 'is'} in {folder}")
     return 0
 
 
@@ -110,4 +142,6 @@ def _paragraph(row: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "-" if value is None else str(value)

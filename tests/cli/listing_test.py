@@ -9,6 +9,7 @@ import pytest
 
 from polyturn.cli.listing import envs, literal, methods
 from polyturn.cli.main import main
+from polyturn.envs.install import pinned
 from polyturn.errors import BadInput
 
 PAPER = '''
@@ -86,3 +87,39 @@ def test_json_is_one_object_with_a_list(name: str, capsys: pytest.CaptureFixture
     assert main([name, "--json"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert isinstance(json.loads(line)[name], list)
+
+
+def test_environments_say_what_they_need_and_whether_it_is_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POLYTURN_CACHE", str(tmp_path))
+    entries = [{"name": "x", "seats": ("agent",), "needs": "tau"}, {"name": "y", "seats": ("agent",)}]
+    monkeypatch.setattr("polyturn.cli.listing.envs", lambda: entries)
+    assert main(["envs", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["envs"]
+    assert [(row["needs"], row["installed"]) for row in found] == [("tau", False), (None, None)]
+    assert main(["envs"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1].split() == ["x", "-", "agent", "-", "-", "-", "tau", "no"]
+    assert "polyturn envs --install tau" in said.err
+
+
+def test_what_is_installed_is_not_fetched_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POLYTURN_CACHE", str(tmp_path))
+    package = pinned("tau")
+    for file in package.needs:
+        (package.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (package.folder / file).write_text("")
+    assert main(["envs", "--install", "tau", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["installed"]
+    assert found == {"name": "tau", "package": "inspect-evals", "version": "0.26.0", "folder": str(package.folder),
+                     "fetched": False}
+    assert main(["envs", "--install", "tau"]) == 0
+    assert "was already in" in capsys.readouterr().out
+
+
+def test_an_unknown_package_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs", "--install", "tua"]) == 2
+    assert "did you mean 'tau'?" in capsys.readouterr().err

@@ -10,16 +10,7 @@ import pytest
 
 from polyturn.errors import BadInput, MissingPackage
 from polyturn.policies import embedded
-from polyturn.policies.embedded import cache_folder, embedded_model, find_gguf
-
-
-def test_the_cache_folder_is_the_user_s_unless_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("POLYTURN_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("POLYTURN_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache_folder() == tmp_path / "x" / "polyturn"
+from polyturn.policies.embedded import embedded_model, find_gguf
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
