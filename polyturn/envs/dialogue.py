@@ -50,8 +50,16 @@ class Rules:
     """A call that cannot be read ends the dialogue, or is answered by the reason."""
     live: bool = True
     """False: the user says its first message and no more; what the agent says to it ends the dialogue."""
-    stop_word: str = STOP_WORD
-    """Ends the dialogue when the user says it; from the agent it is a word like any other."""
+    stop_words: tuple[str, ...] = (STOP_WORD,)
+    """Each ends the dialogue when the user says it; from the agent it is a word like any other."""
+    every_call: bool = False
+    """True: all calls of a reply are run, in order, as one tool execution; False: only the first."""
+    beside: bool = False
+    """True: a text beside a call counts as said, though it reaches nobody."""
+    empty: Literal["end", "tell"] = "tell"
+    """An empty reply of the agent ends the dialogue, or is told to the user."""
+    errors: int | None = None
+    """The most calls that may fail; the last of them ends the dialogue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +81,12 @@ class Script:
     """Name -> a value that the user should hold back until it is asked for."""
     terminal: frozenset[str] = frozenset()
     """Tools that end the dialogue once they ran."""
+    greeting: str = GREETING
+    """What the user hears first, as if the agent had said it."""
 
 
 class Dialogue:
-    """The environment; single use. Only the first call of a reply is run, and a text beside a call reaches nobody.
+    """The environment; single use. A text beside a call reaches nobody.
 
     A user that says nothing has failed: the play is then not ``valid`` in the final state, and
     :class:`polyturn.envs.end_state.EndState` gives it no score. The log tells by events of kind ``tool`` what was run,
@@ -94,6 +104,8 @@ class Dialogue:
         self._revealed: dict[str, bool] = {}
         self._invalid = ""
         self._ended = ""
+        self._stopped_by = ""
+        self._errors = 0
         self._opened = False
 
     async def start(self, state: bytes | None = None) -> Step:
@@ -101,7 +113,7 @@ class Dialogue:
         if state is not None:
             raise BadInput("a dialogue has no saved states; replay its replies")
         if self._rules.live:
-            return self._ask(USER, (system(self._script.part), user(GREETING)))
+            return self._ask(USER, (system(self._script.part), user(self._script.greeting)))
         return self._open(self._script.opening)
 
     async def step(self, replies: Mapping[Seat, Message]) -> Step:
@@ -112,13 +124,15 @@ class Dialogue:
         return heard(reply)
 
     async def final(self) -> Mapping[str, Any]:
-        """The database and its hash beside the gold one, what was said, counts, and why it ended."""
+        """The database and its hash beside the gold one, what was said, counts, why it ended, and who ended it in the
+        way that the rules provide (``stopped_by``: the user by a stop word, the agent by a terminal tool)."""
         state = self._database.state()
         return {
             "db": state, "db_sha256": sha256_of(state), "gold_sha256": self._script.gold_sha256,
             "said": list(self._said), "outputs": list(self._script.outputs), "valid": not self._invalid,
-            "fault": self._invalid, "ended": self._ended, "user_turns": self._counts["user"],
-            "tool_turns": self._counts["tool"], "tools": dict(self._tools), "revealed": dict(self._revealed),
+            "fault": self._invalid, "ended": self._ended, "stopped_by": self._stopped_by,
+            "user_turns": self._counts["user"], "tool_turns": self._counts["tool"],
+            "tools": dict(self._tools), "revealed": dict(self._revealed),
         }
 
     async def close(self) -> None:
@@ -134,7 +148,8 @@ class Dialogue:
             self._event("invalid", USER, reason=self._invalid)
             return self._over(Stop("done", self._invalid, USER))
         self._note_secrets(text)
-        if self._rules.stop_word in text:
+        if any(word in text for word in self._rules.stop_words):
+            self._stopped_by = USER
             reached = sha256_of(self._database.state()) == self._script.gold_sha256
             self._event("user_stop", USER, reached=reached)
             return self._over(Stop("done", "the user ended it"))
@@ -160,33 +175,46 @@ class Dialogue:
         if reply.status == "error":
             return self._over(Stop("done", "the agent's reply was cut", AGENT))
         if reply.calls:
+            if self._rules.beside and reply.text.strip():
+                self._said.append(reply.text.strip())
             return self._called(reply.calls)
         text = reply.text.strip()
         if not text:
             self._event("invalid", AGENT, reason="the reply is empty")
+            if self._rules.empty == "end":
+                return self._over(Stop("done", "the agent said nothing", AGENT))
         self._said.append(text)
         if not self._rules.live:
             return self._over(Stop("done", "there is no user to answer"))
         return self._ask(USER, (user(text),))
 
     def _called(self, calls: Sequence[Call]) -> Step:
-        call = calls[0]
-        if len(calls) > 1:
-            self._event("ignored", AGENT, names=[other.name for other in calls[1:]])
-        if call.arguments is None:
-            self._event("invalid", AGENT, reason=call.error or "the call has no arguments")
-            if self._rules.unparsable == "end":
+        run = calls if self._rules.every_call else calls[:1]
+        if len(calls) > len(run):
+            self._event("ignored", AGENT, names=[other.name for other in calls[len(run):]])
+        told = []
+        for call in run:
+            text, good = self._answer(call)
+            if call.arguments is None and self._rules.unparsable == "end":
                 return self._over(Stop("done", "a call could not be read", AGENT))
-            text, good = f"Error: {call.error}", False
-        else:
-            text, good = self._run(call.name, call.arguments)
-        if call.name in self._script.terminal and good:
-            return self._over(Stop("done", f"{call.name} ended it", AGENT))
-        told = Message(
-            "tool", (Part("text", text),), call_id=call.id, name=call.name, origin="tool",
-            status="ok" if good else "error",
-        )
-        return self._counted("tool") or self._ask(AGENT, (told,))
+            if call.name in self._script.terminal and good:
+                self._stopped_by = AGENT
+                return self._over(Stop("done", f"{call.name} ended it", AGENT))
+            self._errors += not good
+            told.append(Message(
+                "tool", (Part("text", text),), call_id=call.id, name=call.name, origin="tool",
+                status="ok" if good else "error",
+            ))
+        if self._rules.errors is not None and self._errors >= self._rules.errors:
+            return self._over(Stop("done", f"{self._errors} calls failed", AGENT))
+        return self._counted("tool") or self._ask(AGENT, tuple(told))
+
+    def _answer(self, call: Call) -> tuple[str, bool]:
+        """What a call is answered with, and whether it was run without an error."""
+        if call.arguments is not None:
+            return self._run(call.name, call.arguments)
+        self._event("invalid", AGENT, reason=call.error or "the call has no arguments")
+        return f"Error: {call.error}", False
 
     def _run(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
         try:

@@ -51,16 +51,18 @@ class EndState:
     """A :class:`polyturn.protocols.Verifier`: 1 if the database ended as it should and every required text was said to
     the user, else 0; ``parts`` tell both.
 
-    It reads ``db_sha256``, ``gold_sha256``, ``said`` (the agent's messages without a call), ``outputs`` and ``valid``
+    It reads ``db_sha256``, ``gold_sha256``, ``said`` (the agent's messages), ``outputs``, ``valid`` and ``stopped_by``
     from ``Episode.final``, as :class:`polyturn.envs.dialogue.Dialogue` leaves them. It abstains where the play is not
     ``valid`` or was stopped by ``user``'s spent budget: a user that failed is not the agent's fault, nor its success.
     ``talked`` asks besides that the agent said something, so that a task whose gold changes nothing is not won by
-    doing nothing.
+    doing nothing. ``stopped`` asks besides that somebody ended the dialogue as its rules provide (``stopped_by``); the
+    part ``before_stop`` is then what the score would be without that.
     """
 
     seat: Seat = "agent"
     user: Seat = "user"
     talked: bool = False
+    stopped: bool = False
     name: str = "score"
 
     async def __call__(self, groups: Sequence[Group]) -> Scores:
@@ -75,7 +77,7 @@ class EndState:
         final = episode.final
         if final is None:
             return Score(None)
-        missing = {"db_sha256", "gold_sha256", "said", "outputs", "valid"} - final.keys()
+        missing = {"db_sha256", "gold_sha256", "said", "outputs", "valid", "stopped_by"} - final.keys()
         if missing:
             raise BadInput(f"the final state of episode {episode.id} lacks {sorted(missing)}; end-state verification "
                            "reads what polyturn.envs.dialogue leaves")
@@ -84,7 +86,7 @@ class EndState:
         state = final["db_sha256"] == final["gold_sha256"]
         told = all(was_said(output, final["said"]) for output in final["outputs"])
         spoke = not self.talked or any(final["said"])
-        return Score(
-            float(state and told and spoke), success=state and told and spoke,
-            parts={"db": float(state), "said": float(told)},
-        )
+        reached = state and told and spoke
+        success = reached and (not self.stopped or bool(final["stopped_by"]))
+        before = {"before_stop": float(reached)} if self.stopped else {}
+        return Score(float(success), success=success, parts={"db": float(state), "said": float(told), **before})

@@ -83,14 +83,16 @@ async def test_two_views_of_one_conversation() -> None:
 async def test_the_users_stop_word_ends_it_and_the_agents_does_not() -> None:
     env, steps = await play("Light.", f"I would say {STOP_WORD}", "No.", SWITCH, "On.", STOP_WORD)
     assert [bool(step.asks) for step in steps] == [True] * 6 + [False]
-    assert (await env.final())["ended"] == "the user ended it"
+    final = await env.final()
+    assert (final["ended"], final["stopped_by"]) == ("the user ended it", "user")
     assert events(steps)[-1] == ("user_stop", {"reached": True})
 
 
 async def test_a_terminal_tool_ends_it_after_it_ran() -> None:
     env, steps = await play("Light.", SWITCH, calling(("leave", {})))
     assert steps[-1].stop is not None and steps[-1].stop.reason == "leave ended it"
-    assert (await env.final())["tools"] == {"switch": 1, "leave": 1}
+    final = await env.final()
+    assert final["tools"] == {"switch": 1, "leave": 1} and final["stopped_by"] == "agent"
 
 
 async def test_only_the_first_call_runs_and_a_text_beside_it_reaches_nobody() -> None:
@@ -100,6 +102,35 @@ async def test_only_the_first_call_runs_and_a_text_beside_it_reaches_nobody() ->
     assert lamp.on and shown(steps[-1]) == [("tool", "ok")]
     assert ("ignored", {"names": ["switch"]}) in events(steps)
     assert (await env.final())["said"] == []  # so a required output beside a call does not count
+
+
+async def test_every_call_runs_and_the_text_beside_them_counts_where_the_rules_say_so() -> None:
+    lamp, rules = Lamp(), Rules(every_call=True, beside=True, cap=2)
+    both = calling(("switch", {"on": True}), ("switch", {"on": False}), ("dance", {}), text="80")
+    env, steps = await play("Light.", both, lamp=lamp, rules=rules)
+    assert not lamp.on and shown(steps[-1])[:2] == [("tool", "ok")] * 2
+    assert [message.call_id for message in steps[-1].asks[0].messages] == ["c0", "c1", "c2"]
+    final = await env.final()
+    assert (final["said"], final["tool_turns"]) == (["80"], 1)  # one execution against the cap
+
+
+async def test_every_stop_word_ends_it() -> None:
+    rules = Rules(stop_words=(STOP_WORD, "###AWAY###"))
+    for words in ("Bye ###AWAY###", STOP_WORD):
+        env, steps = await play("Light.", "On?", words, rules=rules)
+        assert steps[-1].stop is not None and (await env.final())["stopped_by"] == "user"
+
+
+async def test_an_empty_reply_and_too_many_errors_end_it_where_the_rules_say_so() -> None:
+    env, steps = await play("Light.", " ", rules=Rules(empty="end"))
+    assert steps[-1].stop is not None and steps[-1].stop.seat == "agent"
+    final = await env.final()
+    assert (final["ended"], final["stopped_by"], final["valid"]) == ("the agent said nothing", "", True)
+    bad = [calling(("dance", {})), calling(("", None))]
+    _, steps = await play("Light.", *bad, rules=Rules(errors=2))
+    assert steps[-1].stop is not None and steps[-1].stop.reason == "2 calls failed"
+    _, steps = await play("Light.", *bad, rules=Rules(errors=3))
+    assert steps[-1].asks
 
 
 async def test_a_call_that_cannot_be_read_is_told_or_ends_it() -> None:

@@ -40,7 +40,8 @@ def test_what_was_said(output: str, said: list[str], expected: bool) -> None:
 
 
 def ended(**final: Any) -> Episode:
-    known = {"db_sha256": "a", "gold_sha256": "a", "said": ["Done."], "outputs": [], "valid": True}
+    known = {"db_sha256": "a", "gold_sha256": "a", "said": ["Done."], "outputs": [], "valid": True,
+             "stopped_by": "user"}
     return Episode("e", Task("t", "f"), 0, final={**known, **final})
 
 
@@ -70,6 +71,16 @@ def test_doing_nothing_wins_no_task_where_talking_is_asked_for() -> None:
     assert EndState().score(nothing).value == 1.0  # the hack: the gold changes nothing, and so did the agent
     assert EndState(talked=True).score(nothing).value == 0.0
     assert EndState(talked=True).score(ended(said=[""])).value == 0.0
+
+
+def test_a_dialogue_that_nobody_ended_scores_zero_where_that_is_asked_for() -> None:
+    cut, whole = ended(stopped_by=""), ended()
+    assert EndState().score(cut).value == 1.0
+    score = EndState(stopped=True).score(cut)
+    assert (score.value, score.success, score.parts) == (0.0, False, {"db": 1.0, "said": 1.0, "before_stop": 1.0})
+    assert EndState(stopped=True).score(whole).value == 1.0
+    wrong = EndState(stopped=True).score(ended(db_sha256="b"))
+    assert (wrong.value, wrong.parts["before_stop"]) == (0.0, 0.0)
 
 
 def test_a_final_state_of_something_else() -> None:
