@@ -79,6 +79,6 @@ def test_commands_that_the_pages_show_have_the_flags_they_use(words: list[str], 
     own = flags - known
     if own:
         assert command == "run" and not rest[0].startswith("-")
-        arguments = [word for word in rest[1:] if word not in known]
+        arguments = [word for word in module._parser().parse_known_args(rest)[1] if word != rest[0]]
         subject = str(write("recipe", "my_run", tmp_path)[0]) if rest[0] == "my_run.py" else rest[0]
         read_settings(load(subject), arguments)
