@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from polyturn.errors import BadInput
 from polyturn.protocols import Answer, Ask
 from polyturn.seeds import generator
 from polyturn.types import Message, Seat, Task, assistant
+
+LONGEST_LITERAL: Final = 10_000
+"""Characters of a text that is read as a Python literal."""
 
 
 def null_answer(ask: Ask) -> Message:
@@ -50,3 +55,39 @@ def check_seats(asked: Iterable[Seat], replies: Mapping[Seat, Message]) -> None:
                        "or is over")
     if sorted(replies) != expected:
         raise BadInput(f"replies came from {sorted(replies)}; expected exactly one from each of {expected}")
+
+
+def same_answer(given: Any, expected: Any) -> bool:
+    """Whether two answers are the same value, however each was written.
+
+    Numbers are compared as numbers, texts without the space around them, lists element by element (both may be written
+    as Python literals). A truth value is no number.
+
+    >>> same_answer(" 7.0 ", 7), same_answer("[1, 'b']", ["1.0", "b"]), same_answer("7 euros", 7)
+    (True, True, False)
+    """
+    one, other = _value(given), _value(expected)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(same_answer(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _value(written: Any) -> float | int | str | list[Any]:
+    """What an answer says: a whole number, else another number, else a list, else a text."""
+    if isinstance(written, list | tuple):
+        return list(written)
+    text = str(written).strip()
+    for read in (int, float):
+        try:
+            number = read(text)
+        except ValueError:
+            continue
+        return int(number) if abs(number) < 1e15 and number == int(number) else number
+    if text[:1] in ("[", "(") and len(text) <= LONGEST_LITERAL:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return text
+        if isinstance(found, list | tuple):
+            return list(found)
+    return text

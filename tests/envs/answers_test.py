@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from polyturn.envs.answers import check_seats, null_answer, random_answer
+from polyturn.envs.answers import check_seats, null_answer, random_answer, same_answer
 from polyturn.errors import BadInput
 from polyturn.protocols import Ask
 from polyturn.types import Task, assistant
@@ -43,3 +44,16 @@ def test_exactly_the_asked_seats_reply() -> None:
             check_seats(["a", "b"], replies)
     with pytest.raises(BadInput, match="nobody was asked"):
         check_seats([], {"a": assistant("")})
+
+
+@pytest.mark.parametrize(("given", "expected", "same"), [
+    ("7", 7, True), (" 7.0 ", "7", True), ("7.5", 7.5, True), ("7", 8, False), ("seven", "seven ", True),
+    ("7 euros", 7, False), ("", "", True), ("None", "none", False), ("True", 1, False), ("1e2", 100, True),
+    ("nan", "nan", False), ("[1, 2]", [1, 2], True), ("[1.0, '2']", [1, 2], True), ("(1, 2)", "[1, 2]", True),
+    ("[1]", [1, 2], False), ("[2, 1]", [1, 2], False), ("[[1], 'a']", [[1.0], "a"], True), ("[1", [1], False),
+    ("[" * 5000, [1], False), ("1", [1], False), ("9" * 400, 7, False),
+])
+def test_answers_are_compared_as_values(given: Any, expected: Any, same: bool) -> None:
+    """Lists element by element: a missing operator in the released checker of CodeAct sends them to string comparison,
+    where ``[1.0, 2]`` and ``[1, 2]`` differ."""
+    assert same_answer(given, expected) is same
