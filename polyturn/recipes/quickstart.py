@@ -59,21 +59,21 @@ class Settings:
     """Folder of a causal language model of transformers; empty = the embedded SmolLM2-135M-Instruct."""
     seed: int = 0
     """Fixes tasks, worlds and every draw."""
-    warm_updates: int = 12
+    warm_updates: int = 20
     """Updates of stage 1."""
-    warm_episodes: int = 5
+    warm_episodes: int = 8
     """Scripted episodes of each environment in an update of stage 1."""
     warm_lr: float = 3e-5
     """Learning rate of stage 1."""
     skill: float = 0.5
     """How often the demonstrator plays the best move instead of a random one."""
-    iterations: int = 16
+    iterations: int = 28
     """Updates of stage 2."""
-    groups: int = 4
+    groups: int = 8
     """Tasks of each environment in an update of stage 2."""
-    rollouts: int = 8
+    rollouts: int = 4
     """Plays of each task."""
-    lr: float = 4e-5
+    lr: float = 3e-5
     """Learning rate of stage 2."""
     test_tasks: int = 64
     """Held-out tasks of each environment."""
@@ -85,7 +85,7 @@ class Settings:
     """Numbers to sample and compute with, "float32" or "bfloat16"; weights are float32 always."""
     control: bool = False
     """Also continue stage 1 for as many updates and trained tokens as stage 2."""
-    save_every: int = 8
+    save_every: int = 7
     """Iterations between checkpoints."""
     concurrency: int = 64
     """Episodes played at once."""
