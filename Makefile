@@ -11,12 +11,12 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL ?= -n auto
 
-.PHONY: demo test test-model long lint data check-cpu check-wheel clean
+.PHONY: demo test test-model long lint data programs check-cpu check-wheel clean
 
 demo: .venv/.core
 	$(BIN)/polyturn run quickstart $(ARGS)
 
-test: .venv/.dev lint data
+test: .venv/.dev lint data programs
 	$(TEST) $(PARALLEL) -q $(ARGS)
 
 test-model: .venv/.dev data
@@ -32,6 +32,11 @@ lint: .venv/.dev
 # The data of other packages that the tests play with, in the cache folder; nothing is fetched twice.
 data: .venv/.core
 	$(BIN)/polyturn envs --install tau
+
+# Programs that the tests start and that no Python package brings.
+programs:
+	@for each in chromium:chromium bwrap:bubblewrap; do command -v $${each%%:*} > /dev/null || { \
+	echo "the tests need the program $${each%%:*}; on Debian: apt-get install $${each##*:}"; exit 1; }; done
 
 # Red if torch came with CUDA companions: half a gigabyte and more that a machine without a GPU cannot use.
 check-cpu: .venv/.core
