@@ -1,15 +1,16 @@
-"""What is played next: a fixed mixture of environments, every iteration the same number of groups of each."""
+"""What is played next: a fixed mixture of environments, equal in every iteration, and a budget of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from polyturn.errors import BadInput
-from polyturn.protocols import Match, Player, Suite
+from polyturn.protocols import Curriculum, Match, Player, Stateful, Suite
 from polyturn.seeds import derive
-from polyturn.types import Group, Limits, Seat, Task
+from polyturn.types import Episode, Group, Limits, Seat, Task
 
 Cast = Callable[[Task], Mapping[Seat, Player]]
 
@@ -56,6 +57,60 @@ class Mixture:
             )
             for index, task in enumerate(stretch(share.suite, self.split, iteration * share.groups, share.groups))
         ]
+
+
+@dataclass(slots=True)
+class StepBudget:
+    """A :class:`polyturn.protocols.Curriculum` that counts the environment steps of what another one proposed, so that
+    runs can be compared at equal steps: pass ``enough=budget.is_spent`` to :func:`polyturn.learn.loop.train`.
+
+    An iteration is never cut, so the last one may pass the budget by less than its own steps.
+    """
+
+    inner: Curriculum
+    steps: int
+    taken: int = 0
+
+    def propose(self, iteration: int) -> Sequence[Match]:
+        """The inner curriculum's matches."""
+        return self.inner.propose(iteration)
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Counts, and tells the inner curriculum."""
+        self.taken += sum(steps_of(episode) for group in groups for episode in group)
+        self.inner.observe(groups)
+
+    def is_spent(self) -> bool:
+        """Whether the budget's steps were taken."""
+        return self.taken >= self.steps
+
+    def state(self) -> Mapping[str, Any]:
+        """The count, and the inner curriculum's state if it has one."""
+        return {"taken": self.taken, "inner": state_of(self.inner)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        self.taken = int(state["taken"])
+        restore_into(self.inner, state["inner"])
+
+
+def steps_of(episode: Episode) -> int:
+    """The environment steps of an episode in real play: up to the last one for which a turn was made."""
+    turns = [turn.step for t in episode.trajectories for turn in t.turns if not turn.branch]
+    return max(turns, default=-1) + 1
+
+
+def state_of(inner: Curriculum) -> Mapping[str, Any] | None:
+    """The state of a curriculum inside another; None where it has no memory."""
+    return inner.state() if isinstance(inner, Stateful) else None
+
+
+def restore_into(inner: Curriculum, state: Mapping[str, Any] | None) -> None:
+    """Takes back what :func:`state_of` gave. Raises: BadInput where one has memory and the other none."""
+    if isinstance(inner, Stateful) != (state is not None):
+        raise BadInput("the state was taken from a curriculum with memory inside and this one has none, or the reverse")
+    if isinstance(inner, Stateful) and state is not None:
+        inner.restore(state)
 
 
 def stretch(suite: Suite, split: str, start: int, count: int) -> list[Task]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from polyturn.advantages.turn import as_tokens
-from polyturn.arrays import Advantage, Tokens, Weighting, as_turns, lay_out
+from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
 from polyturn.errors import NotTrainable
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
@@ -30,7 +30,12 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """How groups become a gradient."""
+    """How groups become a gradient.
+
+    An advantage or a loss may have memory: a method ``observe(turns)``, called once for each batch, the advantage's
+    before the update and the loss's after it; in between both are pure. The loss's turns carry what was measured at
+    the weights before the update (NaN for tokens of weight zero). What remembers stands in ``Stage.memory`` too.
+    """
 
     advantage: Advantage
     weighting: Weighting
@@ -44,6 +49,8 @@ class Rule:
     proportional: bool = False
     """True where the loss is proportional to the advantage (no entropy or KL term): tokens of advantage zero, as in
     groups that all scored alike, then weigh zero, which changes no gradient and spares their computation."""
+    target: Advantage | None = None
+    """What a value head learns: ``target_N``, as :func:`polyturn.advantages.returns.value_target_N` gives it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class Stage:
     model: Local
     """What is trained and published; plays where it stands in ``policies``."""
     learner: Learner
-    rule: Rule
+    rule: Rule | Callable[[int], Rule]
+    """A function of the iteration for what changes with it: a coefficient, a phase. It must give the same rule for the
+    same iteration, so that a resume goes on where it stood."""
     iterations: int
     policy: str = "main"
     """The name whose turns are learned from."""
@@ -66,6 +75,10 @@ class Stage:
     """What else must survive a resume (an advantage's baseline)."""
     lr: Callable[[int], float] | None = None
     """Learning rate of each iteration; None = the learner's own."""
+
+    def rule_at(self, iteration: int) -> Rule:
+        """The rule of an iteration."""
+        return self.rule if isinstance(self.rule, Rule) else self.rule(iteration)
 
     @property
     def parts(self) -> dict[str, Stateful]:
@@ -78,12 +91,14 @@ class Stage:
 
 async def train(
     run: Run, stage: Stage, *, save_every: int = 10, evaluate: Callable[[int], Awaitable[float]] | None = None,
-    evaluate_every: int = 0,
+    evaluate_every: int = 0, enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Runs a stage to its end, or from its checkpoint to its end; afterwards ``checkpoints/<stage>`` holds the model.
 
-    ``evaluate(done)`` gives a score after every ``evaluate_every`` iterations; the best model so far is kept in
-    ``checkpoints/<stage>-best``. Raises: what an iteration raises, with everything finished on disk.
+    ``enough()`` ends it earlier: asked before every iteration, it reads what is in the stage's parts (a budget of
+    environment steps in its curriculum), so that a resume ends where a run left alone does. ``evaluate(done)`` gives a
+    score after every ``evaluate_every`` iterations; the best model so far is kept in ``checkpoints/<stage>-best``.
+    Raises: what an iteration raises, with everything finished on disk.
     """
     done = 0
     stage.learner.version = max(stage.learner.version, stage.model.version)
@@ -94,6 +109,8 @@ async def train(
     run.progress.stage(stage.name, stage.iterations)
     best = -np.inf
     for i in range(done, stage.iterations):
+        if enough():
+            break
         metrics = await iterate(run, stage, i)
         if evaluate is not None and evaluate_every and (i + 1) % evaluate_every == 0:
             metrics["evaluate/score"] = await evaluate(i + 1)
@@ -125,7 +142,7 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     stage.curriculum.observe(groups)
     played = time.monotonic()
     kept: Sequence[Group] = groups
-    for keep in stage.rule.filters:
+    for keep in stage.rule_at(i).filters:
         kept = keep(kept)
     if stage.lr is not None:
         stage.learner.lr = stage.lr(i)
@@ -136,27 +153,34 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
 
 def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     """Groups to one update: lay out, measure, credit, weigh, update, record. Its metrics."""
-    tokens = lay_out(groups, stage.policy)
-    _refuse_unproved(tokens, stage.rule)
-    measured = None if stage.rule.on_policy else stage.learner.measure(tokens)
+    rule, tokens = stage.rule_at(i), lay_out(groups, stage.policy)
+    _refuse_unproved(tokens, rule)
+    measured = None if rule.on_policy else stage.learner.measure(tokens)
     turns = as_turns(tokens, measured)
-    advantage_N = as_tokens(stage.rule.advantage(turns), turns)
-    observe = getattr(stage.rule.advantage, "observe", None)
-    if observe is not None:
-        observe(turns)
-    weight_N = stage.rule.weighting(turns, tokens)
-    if stage.rule.proportional:
+    advantage_N = as_tokens(rule.advantage(turns), turns)
+    target_N = None if rule.target is None else rule.target(turns)
+    _tell(rule.advantage, turns)
+    weight_N = rule.weighting(turns, tokens)
+    if rule.proportional:
         weight_N = np.where(advantage_N == 0, 0.0, weight_N)
     version = stage.learner.version
-    metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, stage.rule.loss)
+    metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, rule.loss, target_N=target_N)
     read = stage.learner.last if measured is None else measured
     assert read is not None
-    waiver: Waiver = "demonstrations" if stage.rule.demonstrations else ""
+    _tell(rule.loss, replace(turns, measured=read))
+    waiver: Waiver = "demonstrations" if rule.demonstrations else ""
     rows = credit_rows(
         tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
     )
     run.recorder.credit(i, rows)
     return metrics
+
+
+def _tell(part: Advantage | Loss, turns: Turns) -> None:
+    """Tells a part with memory of the batch."""
+    observe = getattr(part, "observe", None)
+    if observe is not None:
+        observe(turns)
 
 
 def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
@@ -170,7 +194,7 @@ def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
 
 
 def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
-    """Score by family, illegal replies, errors, turns and tokens of played groups."""
+    """Score by family, illegal replies, errors, episodes that a horizon cut, turns and tokens of played groups."""
     episodes: list[Episode] = [episode for group in groups for episode in group]
     metrics: Metrics = {"rollout/seconds": seconds, "rollout/episodes": float(len(episodes))}
     for family in sorted({episode.task.family for episode in episodes}):
@@ -186,6 +210,7 @@ def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
     illegal = sum(event.kind == "invalid" for episode in episodes for event in episode.events)
     return metrics | {
         "rollout/errors": float(sum(episode.stop.kind == "error" for episode in episodes)),
+        "rollout/truncated": float(sum(episode.stop.kind == "truncated" for episode in episodes)),
         "rollout/turns": float(len(turns)), "rollout/tokens": float(tokens),
         "rollout/tokens_per_s": tokens / max(seconds, 1e-9), "rollout/illegal": illegal / max(len(turns), 1),
     }

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from polyturn.arrays import Turns
 from polyturn.errors import BadInput
 from polyturn.losses.learned import Learned, Loss, Metrics, Unit, unit_of
 
@@ -75,7 +76,8 @@ class Sum:
     """``sum of coefficient * loss``, as in ``Sum((1.0, policy_gradient), (0.01, kl), (0.001, entropy))``.
 
     Metrics are those of the terms; where two terms use one name, they add up. ``unit`` is the coarsest of the terms'.
-    A coefficient of 0 is refused: it would be an option that does nothing.
+    A coefficient of 0 is refused: it would be an option that does nothing. Terms with memory are told of each batch
+    through :meth:`observe`.
     """
 
     terms: tuple[tuple[float, Loss], ...]
@@ -93,6 +95,13 @@ class Sum:
         """The coarsest unit of the terms."""
         order = get_args(Unit)
         return max((unit_of(loss) for _, loss in self.terms), key=order.index)
+
+    def observe(self, turns: Turns) -> None:
+        """Tells each term with memory of the batch."""
+        for _, term in self.terms:
+            observe = getattr(term, "observe", None)
+            if observe is not None:
+                observe(turns)
 
     def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:
         loss = learned.logprob_N.new_zeros(())

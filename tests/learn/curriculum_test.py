@@ -4,10 +4,10 @@ import pytest
 
 from polyturn.agents.chat import ChatAgent
 from polyturn.errors import BadInput
-from polyturn.learn.curriculum import Mixture, Share, stretch
+from polyturn.learn.curriculum import Mixture, Share, StepBudget, steps_of, stretch
 from polyturn.programs import ProgramSuite, as_env
 from polyturn.protocols import Player, Spec
-from polyturn.types import Task
+from polyturn.types import Episode, Task, Trajectory, Turn
 
 
 def suite(name: str, count: int) -> ProgramSuite:
@@ -44,3 +44,31 @@ def test_a_mixture_goes_on_where_another_ended() -> None:
 def test_a_suite_without_tasks_is_named() -> None:
     with pytest.raises(BadInput, match="empty has no tasks"):
         stretch(suite("empty", 0), "train", 0, 1)
+
+
+def played(*steps: int, branch: str = "") -> Episode:
+    turns = tuple(Turn(at, "agent", "main", (), 0, (), step=step, branch=branch) for at, step in enumerate(steps))
+    return Episode("e", Task("t", "a"), 0, trajectories=(Trajectory("agent", "main", turns=turns),))
+
+
+def test_a_budget_counts_the_steps_of_real_play() -> None:
+    # several turns of one step count once, searching counts nothing
+    assert [steps_of(e) for e in (played(0, 1, 2), played(0, 0, 1), played(), played(5, branch="agent#0"))] == [
+        3, 2, 0, 0
+    ]
+    budget = StepBudget(Mixture([share("a", 100, 2, 3)], seed=7), 5)
+    assert budget.propose(0) == budget.inner.propose(0)
+    budget.observe([(played(0, 1), played(0))])
+    assert budget.taken == 3 and not budget.is_spent()
+    budget.observe([(played(0, 1),)])
+    assert budget.is_spent()
+    other = StepBudget(Mixture([share("a", 100, 2, 3)]), 5)
+    other.restore(budget.state())
+    assert other.taken == 5
+    with pytest.raises(BadInput, match="with memory inside"):
+        other.restore({"taken": 1, "inner": {"taken": 2}})
+    nested = StepBudget(StepBudget(Mixture([share("a", 100, 2, 3)]), 9), 5)
+    nested.observe([(played(0, 1),)])
+    again = StepBudget(StepBudget(Mixture([share("a", 100, 2, 3)]), 9), 5)
+    again.restore(nested.state())
+    assert isinstance(again.inner, StepBudget) and again.inner.taken == 2
