@@ -74,6 +74,8 @@ class _Grown:
     stop: Stop | None = None
     place: dict[str, int] = field(default_factory=dict)
     """Message id -> index."""
+    recorded: int = 0
+    """Spans that the recorder has."""
 
     def index(self, message: Message) -> int:
         """The place of a message in the log of this trajectory, added if it is new."""
@@ -130,6 +132,12 @@ class Log:
         if key not in self._grown:
             self._grown[key] = _Grown(Ledger(seat, policy), parent)
         return self._grown[key]
+
+    def quote(self, trajectory: Trajectory, turn: Turn) -> None:
+        """Lays what stood before a stored turn under the next call of its seat and policy: its prompt is then spliced
+        from the ids that were sampled, and owned by nobody here. Raises: BadInput for a seat that has spoken."""
+        before = trajectory.spans[: min(turn.spans, default=len(trajectory.spans))]
+        self.grown(trajectory.seat, trajectory.policy, trajectory.parent).ledger.quote(before)
 
     def trajectories(self, stop: Stop | None = None) -> tuple[Trajectory, ...]:
         """All trajectories so far, with the rewards of each seat laid on its turns."""
@@ -241,7 +249,7 @@ class Desk:
 
     def _record(self, turn: Turn, grown: _Grown, messages: Sequence[Message], completion: Completion) -> Turn:
         """Writes a sampled turn into ledger, log and record, in one go without a wait."""
-        first_message, first_span = len(grown.messages), len(grown.ledger.spans)
+        first_message, first_span = len(grown.messages), grown.recorded
         prompt = tuple(grown.index(message) for message in messages)
         spans = grown.ledger.write(grown.ledger.place(completion.prompt), completion)
         owned = tuple((self.seat, turn.policy, index) for index in spans)
@@ -249,6 +257,7 @@ class Desk:
         reply = replace(completion.message, role="assistant", origin="policy", spans=owned, id=name)
         turn = replace(turn, prompt=prompt, reply=grown.index(reply), spans=spans)
         grown.turns.append(turn)
+        grown.recorded = len(grown.ledger.spans)
         sampled = completion.usage.completion_tokens or (0 if completion.ids is None else len(completion.ids))
         self.budget.charge(tokens=sampled)
         if self.log.recorder is not None:

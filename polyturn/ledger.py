@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyturn.errors import NotTrainable
+from polyturn.errors import BadInput, NotTrainable
 from polyturn.protocols import Completion, Piece
 from polyturn.types import IntArray, Message, Seat, Span
 
@@ -32,6 +32,16 @@ class Ledger:
         self.spans: list[Span] = []
         self._rendered: dict[int, list[int]] = defaultdict(list)
         """Parent span -> its children that were not sampled."""
+
+    def quote(self, spans: Sequence[Span]) -> None:
+        """Begins the tree with another trajectory's spans, as text that nobody here sampled; their places stay the
+        same, so that its messages are spliced as the ids they were sampled as. Raises: BadInput for a tree that has
+        begun."""
+        if self.spans:
+            raise BadInput(f"the ledger of seat {self.seat!r} has {len(self.spans)} spans; quote before the first call")
+        for index, span in enumerate(spans):
+            self.spans.append(Span(span.parent, span.ids, media=span.media))
+            self._rendered[span.parent].append(index)
 
     def place(self, prompt: Sequence[Piece]) -> int:
         """The leaf span under which the reply to ``prompt`` belongs (-1: no prompt), growing the tree where needed.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyturn.errors import NotTrainable
+from polyturn.errors import BadInput, NotTrainable
 from polyturn.ledger import Ledger
 from polyturn.protocols import Completion, Piece
 from polyturn.types import IntArray, Message, assistant
@@ -107,3 +107,21 @@ def test_a_reply_without_ids_owns_nothing() -> None:
     ledger = Ledger("a", "p")
     assert ledger.write(-1, Completion(assistant("x"))) == ()
     assert ledger.spans == []
+
+
+def test_a_quoted_tree_is_passed_through_and_owned_by_nobody() -> None:
+    first = Ledger("a", "p")
+    (said,) = first.write(first.place([Piece(ids(1, 2))]), reply(7, 8))
+    pieces = first.written(own(first, said))
+    assert pieces is not None
+    leaf = first.place([Piece(ids(1, 2)), *pieces, Piece(ids(3))])
+    again = Ledger("a", "p")
+    again.quote(first.spans)
+    quoted = again.written(own(first, said))
+    assert quoted is not None
+    assert again.place([Piece(ids(1, 2)), *quoted, Piece(ids(3))]) == leaf
+    assert len(again.spans) == len(first.spans) and not any(span.sampled for span in again.spans)
+    (fresh,) = again.write(leaf, reply(9))
+    assert path_ids(again, fresh) == [1, 2, 7, 8, 3, 9]
+    with pytest.raises(BadInput, match="quote before the first call"):
+        again.quote(first.spans)

@@ -11,7 +11,7 @@ from polyturn.envs.answers import check_seats
 from polyturn.errors import BadInput, UnknownName
 from polyturn.protocols import Ask, Spec, Step, Verifier
 from polyturn.seeds import generator
-from polyturn.types import Episode, Limits, Message, Seat, Stop, Task, all_turns
+from polyturn.types import Episode, Limits, Message, PolicyInfo, Seat, Stop, Task, Trajectory, Turn, all_turns
 
 
 class Stored:
@@ -23,16 +23,23 @@ class Stored:
     turn as ``"<episode>#<at>"``, which is also the task's id. Let an agent without system message of its own answer:
     the stored prompt has it.
 
+    A mask of the stored call is the ask's ``legal``. ``player`` is what will answer: where the stored turns are its own
+    (same name, tokenizer and template), earlier replies are spliced as the ids that were sampled, else they are
+    rendered from their text.
+
     Only turns of ``seat`` in real play are used. Raises: BadInput where there is none.
     """
 
     def __init__(
         self, train: Sequence[Episode], test: Sequence[Episode] = (), *, verifier: Verifier, seat: Seat = "agent",
-        name: str = "stored",
+        name: str = "stored", player: PolicyInfo | None = None,
     ) -> None:
         self.spec = Spec(name, (seat,), Limits(env_steps=1))
         self.verifier = verifier
+        self._player = player
         self._prompts: dict[str, tuple[Message, ...]] = {}
+        self._legal: dict[str, tuple[str, ...] | None] = {}
+        self._own: dict[str, tuple[Trajectory, Turn]] = {}
         self._tasks = {"train": self._read(train), "test": self._read(test)}
         if not self._prompts:
             raise BadInput(f"{len(train) + len(test)} episodes hold no turn of seat {seat!r} to answer again")
@@ -45,7 +52,11 @@ class Stored:
                 trajectory = episode.trajectory(seat, turn.policy)
                 assert trajectory is not None
                 name = f"{episode.id}#{turn.at}"
-                self._prompts[name] = tuple(_copied(trajectory.messages[index]) for index in turn.prompt)
+                own = _same_tokens(episode.cast.get(seat), self._player)
+                if own:
+                    self._own[name] = (trajectory, turn)
+                self._legal[name] = turn.sampling.choices
+                self._prompts[name] = tuple(_copied(trajectory.messages[index], own) for index in turn.prompt)
                 more = {"stored": trajectory.messages[turn.reply].text, "step": turn.step, "of": episode.task.id}
                 found.append(Task(name, episode.task.family, {**episode.task.payload, **more}, self.spec.limits))
         return tuple(found)
@@ -66,17 +77,31 @@ class Stored:
         """The turn that a task answers again."""
         return task.id
 
+    def stored(self, task: Task) -> tuple[Trajectory, Turn] | None:
+        """The turn that a task answers again, where its tokens are those of ``player``."""
+        return self._own.get(task.id)
+
     async def make(self, task: Task, seed: int) -> StoredEnv:
         """The open question; nothing in it is drawn."""
-        return StoredEnv(self.spec.seats[0], self._prompts[task.id], task.payload)
+        ask = Ask(self.spec.seats[0], self._prompts[task.id], fresh=True, legal=self._legal[task.id])
+        return StoredEnv(ask, task.payload)
 
     async def close(self) -> None:
         """Nothing is shared."""
 
 
-def _copied(message: Message) -> Message:
-    """A message as a new episode may show it: sampled spans are another trajectory's, so a reply is a copy of text."""
-    return replace(message, id="", spans=(), origin="copied" if message.role == "assistant" else message.origin)
+def _same_tokens(known: PolicyInfo | None, player: PolicyInfo | None) -> bool:
+    """Whether ids of one policy mean the same to the other."""
+    if known is None or player is None or not known.tokenizer_sha256:
+        return False
+    names = ("name", "tokenizer_sha256", "template_sha256")
+    return all(getattr(known, name) == getattr(player, name) for name in names)
+
+
+def _copied(message: Message, own: bool) -> Message:
+    """A message as a new episode may show it: a reply is a copy, of ids where they are known to be quoted."""
+    origin = "copied" if message.role == "assistant" else message.origin
+    return replace(message, id="", spans=message.spans if own else (), origin=origin)
 
 
 def _rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:
@@ -87,20 +112,20 @@ def _rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:
 class StoredEnv:
     """One stored prompt, one reply."""
 
-    def __init__(self, seat: Seat, prompt: tuple[Message, ...], payload: Mapping[str, Any]) -> None:
-        self._seat, self._prompt, self._payload = seat, prompt, payload
+    def __init__(self, ask: Ask, payload: Mapping[str, Any]) -> None:
+        self._ask, self._payload = ask, payload
         self._open = False
         self._reply: str | None = None
 
     async def start(self, state: bytes | None = None) -> Step:
         """The prompt."""
         self._open = True
-        return Step((Ask(self._seat, self._prompt, fresh=True),))
+        return Step((self._ask,))
 
     async def step(self, replies: Mapping[Seat, Message]) -> Step:
         """The end. Raises: BadInput for a wrong seat."""
-        check_seats((self._seat,) if self._open else (), replies)
-        self._open, self._reply = False, replies[self._seat].text
+        check_seats((self._ask.seat,) if self._open else (), replies)
+        self._open, self._reply = False, replies[self._ask.seat].text
         return Step(stop=Stop("done", "answered"))
 
     async def final(self) -> Mapping[str, Any]:

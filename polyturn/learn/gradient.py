@@ -88,13 +88,18 @@ class Batch:
     kept_N: IntArray
     """Where they stood before those of weight zero were left out."""
     columns: dict[str, Tensor]
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    """head -> target, NaN = none."""
 
     def learned(self, index_N: IntArray, reading: Reading) -> Learned:
         """What the loss sees of the tokens ``index_N``; unmeasured old log-probabilities are those of the reading."""
         index = torch.as_tensor(index_N.astype(np.int64), device=reading.logprob_N.device)
         here: dict[str, Any] = {"old_N": reading.logprob_N.detach()}
         here.update({name: column[index] for name, column in self.columns.items()})
-        return Learned(logprob_N=reading.logprob_N, entropy_N=reading.entropy_N, heads=reading.heads, **here)
+        targets = {name: column[index] for name, column in self.targets.items()}
+        return Learned(
+            logprob_N=reading.logprob_N, entropy_N=reading.entropy_N, heads=reading.heads, targets=targets, **here
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +113,19 @@ class Tally:
 
 
 def make_batch(
-    tokens: Tokens, measured: Measured | None, columns: Mapping[str, FloatArray | None], like: Tensor
+    tokens: Tokens, measured: Measured | None, columns: Mapping[str, FloatArray | None], like: Tensor,
+    targets: Mapping[str, FloatArray] | None = None,
 ) -> Batch:
     """The batch of the tokens with a weight other than zero; numbers in the type and on the device of ``like``.
 
-    Raises: BadInput for a column of another length; NotFinite for a number that is none, with its token.
+    Raises: BadInput for a column of another length; NotFinite for a number that is none, with its token (in
+    ``targets`` NaN is allowed, and says that the head learns nothing there).
     """
     read = {} if measured is None else {"old_N": measured.old_N, "reference_N": measured.reference_N}
     given = {**read, **columns}
     known = {name: column for name, column in given.items() if column is not None}
-    for name, column in known.items():
+    aims = {f"target of {name}": np.where(np.isnan(aim), 0.0, aim) for name, aim in (targets or {}).items()}
+    for name, column in {**known, **aims}.items():
         if column.shape != (len(tokens),):
             raise BadInput(f"{name} has shape {column.shape}; expected ({len(tokens)},), one number for each token")
         if not np.isfinite(column).all():
@@ -129,10 +137,13 @@ def make_batch(
     whole = {
         "turn_N": part.turn_N, "trajectory_N": part.trajectory_N, "group_N": part.group_N, "version_N": part.version_N,
     }  # fmt: skip
+    def tensor(column: FloatArray) -> Tensor:
+        return torch.as_tensor(column, dtype=like.dtype, device=like.device)
+
     return Batch(part, kept, {
-        **{name: torch.as_tensor(column, dtype=like.dtype, device=like.device) for name, column in numbers.items()},
+        **{name: tensor(column) for name, column in numbers.items()},
         **{name: torch.as_tensor(column.astype(np.int64), device=like.device) for name, column in whole.items()},
-    })  # fmt: skip
+    }, {name: tensor(aim[kept]) for name, aim in (targets or {}).items()})  # fmt: skip
 
 
 def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyturn.arrays import Measured, Tokens, Tree
+from polyturn.arrays import Measured, Tokens
 from polyturn.errors import BadInput, NotFinite
 from polyturn.forest.layout import pack
 from polyturn.forest.model import Forest
 from polyturn.learn.gradient import Batch, Reader, Tally, accumulate, before, make_batch, place
 from polyturn.learn.memory import give_back_freed_memory, keep_freed_memory
 from polyturn.losses.learned import Loss, Metrics
+from polyturn.paths import merged
 from polyturn.types import FloatArray, IntArray
 
 
@@ -34,17 +35,18 @@ class Learner:
     ``model``: a transformers causal language model, or a peft model around one (then its adapters learn); weights that
     learn are float32 or float64. ``trainable``: a regular expression over parameter names, None = those that require
     gradients now. ``reference``: a model to measure ``reference_N`` with, or ``"initial"`` = this model as it is now
-    (with adapters only they are copied). ``heads``: names of linear value heads, zero at first. ``dtype``: run the
-    layers in ``"bfloat16"``, weights stay as they are. ``recompute``: gradient checkpointing. ``tokens_per_pass``:
-    tree nodes that go through the model at once, which bounds memory and changes no result. AdamW decays matrices
-    only. Making one tells the process to keep freed memory (:mod:`polyturn.learn.memory`).
+    and its heads (with adapters only they are copied). ``heads``: names of linear value heads, zero at first, or name
+    -> module from hidden states [R, H] to values [R, 1]. ``dtype``: run the layers in ``"bfloat16"``, weights stay as
+    they are. ``recompute``: gradient checkpointing. ``tokens_per_pass``: tree nodes that go through the model at once,
+    which bounds memory and changes no result. AdamW decays matrices only. Making one tells the process to keep freed
+    memory (:mod:`polyturn.learn.memory`).
     """
 
     def __init__(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95),
         max_grad_norm: float = 1.0, tokens_per_pass: int = 1024, trainable: str | None = None,
-        reference: nn.Module | Literal["initial"] | None = None, heads: Sequence[str] = (), dtype: str | None = None,
-        recompute: bool = False, clock: Callable[[], float] = time.perf_counter,
+        reference: nn.Module | Literal["initial"] | None = None, heads: Sequence[str] | Mapping[str, nn.Module] = (),
+        dtype: str | None = None, recompute: bool = False, clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         if tokens_per_pass < 1:
             raise BadInput(f"tokens_per_pass is {tokens_per_pass}; expected at least 1")
@@ -54,14 +56,12 @@ class Learner:
         self.tokens_per_pass, self.clock = tokens_per_pass, clock
         self.forest = Forest(model, dtype=dtype, recompute=recompute)
         weight: Tensor = self.forest.head.weight  # type: ignore[assignment]
-        made = {name: nn.Linear(weight.shape[1], 1, device=weight.device, dtype=weight.dtype) for name in heads}
-        self.heads = nn.ModuleDict(made)
-        for value in self.heads.parameters():
-            nn.init.zeros_(value)
+        self.heads = _made_heads(heads, weight)
         self.parameters = _chosen(model, trainable) | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self._initial = reference == "initial"
         watched = _frozen_copy(model) if reference == "initial" else reference
         self.reference = None if watched is None else Forest(watched, dtype=dtype)
+        self.reference_heads = nn.ModuleDict(deepcopy(dict(self.heads)) if self._initial else {}).requires_grad_(False)
         self.reset_optimizer()
         keep_freed_memory()
 
@@ -110,9 +110,29 @@ class Learner:
         )
 
     @torch.no_grad()
+    def values(self, tokens: Tokens, *, reference: bool = False) -> dict[str, FloatArray]:
+        """head -> value_N, read at the node before each token; no log-probabilities are computed.
+
+        ``reference``: by the heads and weights of the reference. Raises: BadInput for heads that it does not have.
+        """
+        if not self.heads or (reference and not self.reference_heads):
+            raise BadInput("there are no heads to read; pass heads=, and reference='initial' for those of a reference")
+        forest, heads = self.forest, self.heads
+        if reference and self.reference is not None:
+            forest, heads = self.reference, self.reference_heads
+        node_N = before(tokens)
+        found = {name: np.full(len(tokens), np.nan) for name in heads}
+        for one in pack(tokens.tree, node_N, self.tokens_per_pass):
+            hidden_RH = forest.hidden(tokens.tree, node_N[one.index_R])
+            for name, value_R in Reader(forest, heads).values(hidden_RH).items():
+                found[name][one.index_R] = _numpy(value_R)
+        _refuse_broken(tokens, found)
+        return found
+
+    @torch.no_grad()
     def score(self, paths: Sequence[IntArray]) -> list[FloatArray]:
         """Per path, log p(id_t | ids before t); the first entry is NaN. Equal beginnings are computed once."""
-        tree, nodes = _merged(paths)
+        tree, nodes = merged(paths)
         node_N = np.array([n for path in nodes for n in path[1:]], np.int32)
         found_N = np.zeros(len(node_N))
         before_N = tree.parent_U[node_N]
@@ -139,9 +159,11 @@ class Learner:
 
     def update(
         self, tokens: Tokens, measured: Measured | None, advantage_N: FloatArray, weight_N: FloatArray, loss: Loss, *,
-        target_N: FloatArray | None = None,
+        target_N: FloatArray | None = None, targets: Mapping[str, FloatArray] | None = None,
     ) -> Metrics:
         """Metrics of one optimizer step down the loss, summed over all tokens of weight other than zero.
+
+        ``target_N`` is what one head is to predict, ``targets`` (head -> target_N, NaN = nothing) what several are.
 
         ``measured=None`` says that these weights wrote the batch: the log-probabilities of this update stand for the
         old ones, which saves a forward. ``last`` afterwards holds what was read before the step (NaN at weight zero).
@@ -153,7 +175,7 @@ class Learner:
         """
         started = self.clock()
         columns = {"advantage_N": advantage_N, "weight_N": weight_N, "target_N": target_N}
-        batch = make_batch(tokens, measured, columns, self.forest.head.weight)  # type: ignore[arg-type]
+        batch = make_batch(tokens, measured, columns, self.forest.head.weight, targets)  # type: ignore[arg-type]
         count = len(batch.tokens)
         if measured is None and self.reference is not None:
             batch.columns["reference_N"] = self._reference_N(self.reference, batch)
@@ -193,6 +215,20 @@ class Learner:
         self.version += 1
         policy.publish(self.version)
 
+    @torch.no_grad()
+    def renew_reference(self, share: float = 1.0) -> None:
+        """``reference = (1 - share) * reference + share * present``, weights and heads: 1 = the model as it is now.
+
+        Raises: BadInput without a reference of its own (``reference="initial"``), or for a share outside 0..1.
+        """
+        if not self._initial or not 0 < share <= 1:
+            raise BadInput(
+                f"share is {share}, and the reference is {'its own' if self._initial else 'not its own'}; expected a "
+                "number in (0, 1] and a learner made with reference='initial'"
+            )
+        for name, weight in self._reference_weights().items():
+            weight.lerp_(self.parameters[name].to(weight.dtype), share)
+
     # ------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
@@ -213,10 +249,11 @@ class Learner:
         return found
 
     def _reference_weights(self) -> dict[str, Tensor]:
-        """The weights of the initial copy that differ from the model's."""
+        """The weights of the initial copy and its heads that differ from the model's, by the names of those."""
         if not self._initial or self.reference is None:
             return {}
-        return {name: p for name, p in self.reference.model.named_parameters() if name in self.parameters}
+        own: dict[str, Tensor] = {n: p for n, p in self.reference.model.named_parameters() if n in self.parameters}
+        return own | {f"heads.{name}": p for name, p in self.reference_heads.named_parameters()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -283,24 +320,20 @@ def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
     return found
 
 
+def _made_heads(heads: Sequence[str] | Mapping[str, nn.Module], like: Tensor) -> nn.ModuleDict:
+    """The given modules, or zero linear ones of the given names, of the type and on the device of ``like``."""
+    if isinstance(heads, Mapping):
+        return nn.ModuleDict(dict(heads)).to(like.device, like.dtype)
+    made = nn.ModuleDict({name: nn.Linear(like.shape[1], 1, device=like.device, dtype=like.dtype) for name in heads})
+    for value in made.parameters():
+        nn.init.zeros_(value)
+    return made
+
+
 def _frozen_copy(model: nn.Module) -> nn.Module:
     """A copy that does not learn; weights that do not learn are shared."""
     shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
     return deepcopy(model, shared).requires_grad_(False)
-
-
-def _merged(paths: Sequence[IntArray]) -> tuple[Tree, list[list[int]]]:
-    """The tree of all paths with equal beginnings merged, and the nodes of each path."""
-    places: dict[tuple[int, int], int] = {}
-    nodes: list[list[int]] = []
-    for path in paths:
-        nodes.append([])
-        parent = -1
-        for token in path.tolist():
-            parent = places.setdefault((parent, token), len(places))
-            nodes[-1].append(parent)
-    keys = np.array(list(places), np.int32).reshape(-1, 2)
-    return Tree(keys[:, 1].copy(), keys[:, 0].copy()), nodes
 
 
 def _spread(tally: Tally, batch: Batch, count: int) -> Measured:

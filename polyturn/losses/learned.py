@@ -42,6 +42,8 @@ class Learned:
     """name -> value_N, read at the token before."""
     old_heads: Mapping[str, Tensor] = field(default_factory=dict)
     """The same at the weights before the update; without gradients."""
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    """head -> target_N, where several heads learn; NaN where a head learns nothing from a token."""
 
 
 Metrics: TypeAlias = dict[str, float]

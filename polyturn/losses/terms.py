@@ -41,9 +41,10 @@ def trained(learned: Learned) -> Learned:
     def cut_all(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value[keep_N] for name, value in values.items()}
 
-    maps = {"heads", "old_heads"}
+    maps = ("heads", "old_heads", "targets")
     columns: dict[str, Any] = {f.name: cut(getattr(learned, f.name)) for f in fields(learned) if f.name not in maps}
-    return replace(learned, heads=cut_all(learned.heads), old_heads=cut_all(learned.old_heads), **columns)
+    columns.update({name: cut_all(getattr(learned, name)) for name in maps})
+    return replace(learned, **columns)
 
 
 def segments(*key_N: Tensor) -> tuple[Tensor, int]:

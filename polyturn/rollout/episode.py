@@ -44,6 +44,9 @@ async def play_episode(
         call_timeout_s=call_timeout_s,
     )
     cast = _cast(match)
+    stored = getattr(match.suite, "stored", None)
+    if stored is not None and (quoted := stored(match.task)) is not None:
+        log.quote(*quoted)
     limits = match.limits.tightest(match.task.limits).tightest(match.suite.spec.limits)
     table = _Table(match, log, cast, {seat: Budget(limits) for seat in cast})
     started = log.clock()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.arrays import lay_out
 from polyturn.desk import Desk
 from polyturn.envs.score import FinalScore
 from polyturn.envs.stored import Stored
@@ -20,7 +22,8 @@ from polyturn.rollout.episode import Place, play_episode
 from polyturn.rollout.pool import play
 from polyturn.rollout.score import score_groups
 from polyturn.testing import check_suite
-from polyturn.types import Episode, Message, Score, assistant
+from polyturn.types import Episode, IntArray, Message, Sampling, Score, Task, Trajectory, Turn, assistant
+from tests.policies.tiny import tiny_local
 
 SAME = FinalScore(("agent",), lambda final: {"agent": Score(float(final["reply"] == final["stored"]))})
 
@@ -83,3 +86,64 @@ async def test_what_cannot_be_answered_again() -> None:
         suite.tasks("test")
     with pytest.raises(UnknownName):
         suite.tasks("validation")
+
+
+async def test_own_replies_are_shown_as_the_ids_that_were_sampled() -> None:
+    """Random ids are seldom those that their text is tokenized to: quoted they are exact, rendered they are not."""
+    policy = tiny_local(deterministic=True)
+    suite = guess_the_number()
+    task = next(iter(suite.tasks("test")))
+    player = Player(lambda: ChatAgent("Guess.", sampling=Sampling(max_tokens=6)), "main")
+    first = await play_episode(Match(suite, task, {"agent": player}), {"main": policy}, Place("first"))
+    trajectory = first.trajectories[0]
+    again = Player(lambda: ChatAgent(sampling=Sampling(max_tokens=6)), "main")
+    exact = []
+    for known in (policy.info(), None):
+        stored = Stored([], [first], verifier=SAME, player=known)
+        for task, turn in zip(stored.tasks("test"), trajectory.turns, strict=True):
+            match = Match(stored, task, {"agent": again}, train=frozenset({"agent"}))
+            episode = await play_episode(match, {"main": policy}, Place("again"))
+            (own,) = episode.trajectories
+            (one,) = own.turns
+            paths = [path_before(own, one), path_before(trajectory, turn)]
+            exact.append((known is not None, np.array_equal(*paths)))
+            assert [i for i, span in enumerate(own.spans) if span.sampled] == list(one.spans)
+            assert len(lay_out([(episode,)], "main")) == len(own.spans[one.spans[0]].ids)
+    policy.close()
+    assert len(trajectory.turns) > 1
+    assert all(same for known, same in exact if known)
+    assert not all(same for known, same in exact if not known)
+
+
+def path_before(trajectory: Trajectory, turn: Turn) -> IntArray:
+    leaf = trajectory.spans[turn.spans[0]].parent
+    return np.concatenate([trajectory.spans[index].ids for index in trajectory.path(leaf)])
+
+
+async def test_another_tokenizer_or_name_quotes_nothing() -> None:
+    policy = tiny_local()
+    suite = guess_the_number()
+    task = next(iter(suite.tasks("test")))
+    player = Player(lambda: ChatAgent(sampling=Sampling(max_tokens=2)), "main")
+    first = await play_episode(Match(suite, task, {"agent": player}), {"main": policy}, Place("first"))
+    info = policy.info()
+    policy.close()
+    for other in (replace(info, name="x"), replace(info, tokenizer_sha256="x"), replace(info, template_sha256="x")):
+        stored = Stored([], [first], verifier=SAME, player=other)
+        assert all(stored.stored(task) is None for task in stored.tasks("test"))
+    assert all(Stored([], [first], verifier=SAME, player=info).stored(Task(f"first#{turn.at}", "")) is not None
+               for turn in first.trajectories[0].turns)
+
+
+async def test_the_mask_of_the_stored_call_is_what_may_be_said() -> None:
+    policy = tiny_local()
+    suite = guess_the_number()
+    task = next(iter(suite.tasks("test")))
+    player = Player(lambda: ChatAgent(mask=True), "main")
+    first = await play_episode(Match(suite, task, {"agent": player}), {"main": policy}, Place("first"))
+    stored = Stored([], [first], verifier=SAME, player=policy.info())
+    for task, turn in zip(stored.tasks("test"), first.trajectories[0].turns, strict=True):
+        episode = await play_episode(Match(stored, task, {"agent": player}), {"main": policy}, Place("again"))
+        (again,) = episode.trajectories[0].turns
+        assert again.sampling.choices == turn.sampling.choices and again.sampling.choices is not None
+    policy.close()
