@@ -89,6 +89,20 @@ def _decode(raw: str) -> tuple[Any, str]:
     return value, raw[end:]
 
 
+def read_json(raw: str) -> Any:
+    """The one JSON value that a text consists of; finite numbers and whole characters only, so that it can be stored.
+
+    >>> read_json(' {"a": 1} ')
+    {'a': 1}
+
+    Raises: ValueError for anything else.
+    """
+    value, rest = _decode(raw)
+    if rest.strip():
+        raise ValueError(f"{rest.strip()[:40]!r} follows the JSON value")
+    return value
+
+
 def _failed(raw: str, why: object, name: str = "") -> Call:
     return Call("", name, None, raw, f"cannot read the call {raw[:80]!r}: {why}")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyturn.calls import GRAMMARS, grammar_named, grammar_of, split_reasoning, wrap_reasoning
+from polyturn.calls import GRAMMARS, grammar_named, grammar_of, read_json, split_reasoning, wrap_reasoning
 from polyturn.errors import UnknownName
 from polyturn.types import Call, Tool
 
@@ -171,3 +171,10 @@ def test_a_grammar_is_chosen_from_template_then_vocabulary() -> None:
     assert grammar_of("", ()).name == "hermes"
     with pytest.raises(UnknownName, match="did you mean 'mistral'"):
         grammar_named("mistrall")
+
+
+@pytest.mark.parametrize("raw", ["", "{", "NaN", "[Infinity]", "1e999", '{"a": 1} b', '"\\ud800"', "[" * 100_000])
+def test_only_json_that_can_be_stored_is_read(raw: str) -> None:
+    assert read_json(' [1, "a"]\n') == [1, "a"]
+    with pytest.raises(ValueError):
+        read_json(raw)

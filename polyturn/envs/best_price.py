@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
+from polyturn.calls import read_json
 from polyturn.envs.answers import check_seats, null_answer, same_answer
 from polyturn.envs.score import FinalScore
 from polyturn.envs.tasks import numbered
@@ -299,26 +300,14 @@ class BestPriceEnv:
 
 def _written_call(text: str) -> tuple[Call, ...]:
     """The call that a text consists of, if it is the JSON object of one."""
-    if not text.lstrip().startswith("{"):
-        return ()
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = read_json(text)
+    except ValueError:
         return ()
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return ()
     arguments = found.get("arguments", {})
-    if not isinstance(arguments, dict) or not _plain(found):
-        return ()
-    return (Call("", found["name"], arguments, text),)
-
-
-def _plain(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError:
-        return False
-    return True
+    return (Call("", found["name"], arguments, text),) if isinstance(arguments, dict) else ()
 
 
 def _scores(final: Mapping[str, Any]) -> Mapping[Seat, Score]:

@@ -52,10 +52,9 @@ class Ran:
         >>> Ran("timeout", "begun\\n", "stopped after 2 s", lost=True).text()
         'begun\\nstopped after 2 s\\nThe interpreter was ended: its variables are lost.'
         """
-        shown = self.output
-        if self.dropped:
-            shown = shown.rstrip("\n") + f"\n[{self.dropped} more characters were cut]\n"
-        parts = [shown, self.error, "The interpreter was ended: its variables are lost." if self.lost else ""]
+        cut = f"[{self.dropped} more characters were cut]" if self.dropped else ""
+        lost = "The interpreter was ended: its variables are lost." if self.lost else ""
+        parts = [self.output, cut, self.error, lost]
         return "\n".join(part.rstrip("\n") for part in parts if part)
 
 

@@ -1,0 +1,1 @@
+"""Published methods: one file per paper, named after it."""

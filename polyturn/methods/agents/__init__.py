@@ -1,0 +1,1 @@
+"""Methods about how an agent acts: its actions, plans, teams and searches."""
