@@ -39,7 +39,7 @@ MOST_SIDE: Final = 8
 TRIES: Final = 10
 """Wrong answers that end an episode."""
 QUESTION: Final = re.compile(
-    r"Cities: (?P<cities>[\w, ]+)\. Vendors: (?P<vendors>[\w, ]+)\. "
+    r"Cities: (?P<cities>[\w ]+)\. Vendors: (?P<vendors>[\w ]+)\. "
     r"Coupon: (?P<coupon>\w+)\. Budget: (?P<budget>\d+)\."
 )
 AGAIN: Final = "Your answer is wrong. Try again, and reply with nothing but the answer."
@@ -58,7 +58,7 @@ class Question:
     def text(self) -> str:
         """The question in words."""
         return (
-            f"Cities: {', '.join(self.cities)}. Vendors: {', '.join(self.vendors)}. Coupon: {self.coupon}. "
+            f"Cities: {' '.join(self.cities)}. Vendors: {' '.join(self.vendors)}. Coupon: {self.coupon}. "
             f"Budget: {self.budget}. What is the lowest price? Answer {NOTHING} if it is over the budget."
         )
 
@@ -81,13 +81,14 @@ class Question:
         """A program that calls the tool for every offer and prints the answer."""
         more = "" if self.coupon == NOTHING else f', "{self.coupon}"'
         return (
-            f"best = min({self.tool}(c, v{more}) for c in {_listed(self.cities)} for v in {_listed(self.vendors)})\n"
+            f"best = min({self.tool}(c, v{more}) for c in {_split(self.cities)} for v in {_split(self.vendors)})\n"
             f'print(best if best <= {self.budget} else "{NOTHING}")'
         )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return json.dumps(list(names))
+def _split(names: Sequence[str]) -> str:
+    """The names as the question writes them, split: every name is the same token in both."""
+    return f'" {" ".join(names)}".split()'
 
 
 def read_question(text: str) -> Question:
@@ -95,7 +96,7 @@ def read_question(text: str) -> Question:
     found = QUESTION.search(text)
     if found is None:
         raise BadInput(f"{text[:200]!r} holds no question of best_price")
-    cities, vendors = (tuple(found[name].split(", ")) for name in ("cities", "vendors"))
+    cities, vendors = (tuple(found[name].split()) for name in ("cities", "vendors"))
     return Question(cities, vendors, found["coupon"], int(found["budget"]))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from polyturn.agents.chat import AnswerAgent
 from polyturn.arrays import Turns
-from polyturn.envs.best_price import best_price, market, read_question
+from polyturn.envs.best_price import DISCOUNT, PRICE, best_price, market, read_question
 from polyturn.envs.tasks import FileTasks, RewardScore
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
@@ -28,6 +28,8 @@ from polyturn.learn.run import Run
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.agents.codeact import (
+    ANSWER,
+    OBSERVATION,
     SPACES,
     Plan,
     Rules,
@@ -36,6 +38,7 @@ from polyturn.methods.agents.codeact import (
     action_counts,
     answer,
     codeact,
+    prompt,
     rendered,
 )
 from polyturn.policies.dictated import Dictated
@@ -48,9 +51,9 @@ from polyturn.tools.sandbox.interpreter import Sandbox
 from polyturn.types import FloatArray, Group, Limits, Message, Sampling, Task, assistant, user
 
 STUDY = Study(
-    outcome="success_many", arms={space: {"arm": space} for space in SPACES}, baseline="text",
-    tried=({"lr": 1e-3}, {"lr": 3e-3}), fixed={"model": "tiny", "updates": 100, "mix": 0.0},
-    more=("success_few", "executable", "executable_before", "turns"), curve="learner/loss",
+    outcome="success_many", arms={"code": {"arm": "code"}, "text": {"arm": "text"}}, baseline="text",
+    tried=({"lr": 3e-3},), fixed={"model": "tiny", "updates": 80, "mix": 0.0, "before_tasks": 0, "reply_tokens": 96},
+    more=("success_few", "executable", "turns"), curve="learner/loss",
 )
 TOPICS = ("rain", "bread", "the moon", "music", "a river", "chess", "tea", "winter", "maps", "bees", "glass", "sleep",
           "trains", "gold", "birds", "the sea", "salt", "snow", "books", "a garden")
@@ -89,6 +92,8 @@ class Settings:
     """Offers of a test task, at most."""
     test_tasks: int = 64
     """Held-out tasks."""
+    before_tasks: int = 16
+    """Of these, how many the untrained model plays."""
     turns: int = 10
     """Replies of an episode."""
     reply_tokens: int = 128
@@ -140,7 +145,7 @@ def foresee(settings: Settings) -> dict[str, Any]:
     if settings.model:
         return {}
     stages = {
-        "before": 1.2 * min(16, settings.test_tasks) + 0.5 * settings.kept_replies * (settings.mix > 0),
+        "before": 1.2 * settings.before_tasks + 0.5 * settings.kept_replies * (settings.mix > 0),
         "imitate": 0.02 * settings.updates * settings.tokens, "after": 1.2 * settings.test_tasks,
     }
     return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
@@ -157,7 +162,8 @@ def texts() -> list[str]:
     suite = best_price(most=9)
     for task in islice(suite.tasks("train"), 40):
         found += [market(task, 0).question.text, *(said for space in SPACES for said in solved(space, task, 0))]
-    return found
+    first = [prompt(space, (PRICE, DISCOUNT), "") for space in SPACES]
+    return [*found, *first * 10, *(f"{OBSERVATION}{price} {ANSWER} {price}" for price in range(5, 100))]
 
 
 # ---------------------------------------------------------------- the solver
@@ -171,9 +177,9 @@ def solver(space: Space) -> Plan:
 
     def plan(messages: Sequence[Message]) -> str:
         question = read_question(next(m.text for m in messages if m.role == "user"))
-        seen = [m.text for m in messages if m.role == "user"][1:]
+        seen = [m.text.removeprefix(OBSERVATION) for m in messages if m.role == "user"][1:]
         if space == "code":
-            return action(question.code()) if not seen else answer(seen[-1].strip())
+            return action(question.code()) if not seen else answer(seen[-1])
         calls = question.calls()
         if len(seen) < len(calls):
             return rendered(space, question.tool, calls[len(seen)])
@@ -219,8 +225,9 @@ class _Work:
     async def before(self) -> None:
         """What the untrained model does, and what it says to everyday questions."""
         settings = self.settings
-        matches = held_out(settings)[: min(16, settings.test_tasks)]
-        self.outcome["executable_before"] = (await self._rate("before", matches))["executable"]
+        if settings.before_tasks:
+            matches = held_out(settings)[: settings.before_tasks]
+            self.outcome["executable_before"] = (await self._rate("before", matches))["executable"]
         if settings.mix:
             self.run.progress.note("asking the untrained model everyday questions")
             said = await self._replies()

@@ -53,7 +53,7 @@ def test_prices_and_answers_by_hand() -> None:
 
 def test_the_question_is_text_and_is_read_back() -> None:
     text = HAND.question.text
-    assert text == ("Cities: Oslo, Rome. Vendors: Ada, Bob. Coupon: TEN. Budget: 40. What is the lowest price? "
+    assert text == ("Cities: Oslo Rome. Vendors: Ada Bob. Coupon: TEN. Budget: 40. What is the lowest price? "
                     "Answer none if it is over the budget.")
     assert read_question(f"Hello.\n{text}") == HAND.question
     with pytest.raises(BadInput, match="no question"):

@@ -31,7 +31,7 @@ from polyturn.record.write import open_run
 from polyturn.types import Episode, Event, Message, Score, Task, Trajectory, Turn, user
 
 SMALL = Settings(
-    "tiny", updates=2, tokens=150, mix=0.0, test_tasks=2, turns=10, reply_tokens=4, save_every=1, test_most=6)
+    "tiny", updates=2, tokens=150, mix=0.0, test_tasks=2, before_tasks=1, reply_tokens=4, save_every=1, test_most=6)
 
 
 async def finished(folder: Path, settings: Settings, *, resume: bool = False) -> Run:

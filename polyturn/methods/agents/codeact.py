@@ -53,6 +53,8 @@ Space: TypeAlias = Literal["text", "json", "code"]
 SPACES: Final[tuple[Space, ...]] = ("text", "json", "code")
 Kind: TypeAlias = Literal["use_tool", "propose_solution", "invalid_action"]
 ACTION, ANSWER, END, THOUGHT = "Action:", "Answer:", "End Action", "Thought:"
+OBSERVATION: Final = "Observation: "
+"""Begins the message that shows what an action led to."""
 MARKER: Final = re.compile(f"{ACTION}|{ANSWER}")
 EXECUTE: Final = re.compile(r"<execute>(.*?)(?:</execute>|\Z)", re.DOTALL)
 SOLUTION: Final = re.compile(r"<solution>(.*?)(?:</solution>|\Z)", re.DOTALL)
@@ -314,7 +316,7 @@ class _Play:
         self._note(reply, status)
         if self.rules.check_actions and status == "ok":
             await self._answered(shown)
-        return shown
+        return OBSERVATION + shown
 
     async def _answered(self, text: str) -> str:
         ask = await self.use(Message("assistant", text, origin="policy"))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from polyturn.errors import BadInput, UnknownName
 from polyturn.methods.agents.codeact import (
     BOTH,
     NEITHER,
+    OBSERVATION,
     ONLY_FIRST,
     SPACES,
     Plan,
@@ -150,7 +151,8 @@ def saying(*replies: str) -> Plan:
 
 
 def heard(episode: Episode) -> list[str]:
-    return [message.text for message in episode.trajectories[0].messages if message.role == "user"]
+    log = episode.trajectories[0].messages
+    return [message.text.removeprefix(OBSERVATION) for message in log if message.role == "user"]
 
 
 def won(episode: Episode) -> bool:
@@ -164,7 +166,7 @@ async def test_one_plan_in_three_renderings_takes_the_same_steps() -> None:
             question = read_question(messages[0].text)
             if len(messages) == 1:
                 return rendered(space, question.tool, question.calls()[0])
-            return answer(question.answer([int(messages[-1].text)]))
+            return answer(question.answer([int(messages[-1].text.removeprefix(OBSERVATION))]))
 
         return say
 
@@ -292,7 +294,7 @@ async def test_tags_work_as_markers_do() -> None:
         question = read_question(messages[0].text)
         if len(messages) == 1:
             return f"<execute>{question.code()}</execute>"
-        return f"<solution>{messages[-1].text}</solution>"
+        return f"<solution>{messages[-1].text.removeprefix(OBSERVATION)}</solution>"
 
     assert won(await played("code", plan, tags=True))
 
@@ -308,7 +310,7 @@ def repaired(right: bool = True) -> Plan:
             return action(code.replace("print(best if", "print(bets if"))
         if "NameError: name 'bets' is not defined" in messages[-1].text:
             return action(code)
-        return answer(messages[-1].text if right else "wrong")
+        return answer(messages[-1].text.removeprefix(OBSERVATION) if right else "wrong")
 
     return plan
 
