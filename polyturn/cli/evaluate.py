@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polyturn.cli.parse import Parser, check_flags, not_negative, positive, print_json
 
 if TYPE_CHECKING:
     from polyturn.cli.policy import Means
     from polyturn.evaluate.benchmark import Result
+    from polyturn.protocols import Match
 
 EXAMPLES = (
     "polyturn eval guess_the_number --policy random -n 4", "polyturn eval quickstart --policy base --json",
@@ -29,8 +31,8 @@ def command(name: str, arguments: list[str]) -> int:
 
         known = flags(load(asked.subject).settings) if is_recipe(asked.subject) else []
         check_flags(settings, [*known, *parser.flags()])
-    outcome = asyncio.run(judge(asked, settings))
-    show(asked, outcome)
+    outcome, reports = asyncio.run(judge(asked, settings))
+    show(asked, outcome, reports)
     return 3 if outcome.mixture.n_trials == 0 and outcome.mixture.errors else 0
 
 
@@ -41,6 +43,7 @@ def _parser() -> Parser:
     parser.add_argument("--policy", default="base", help="base, random, null, oracle, a run or model folder, address")
     parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")
     parser.add_argument("--tasks", type=positive, help="tasks of each environment (all held-out ones)")
+    parser.add_argument("--split", help="for an environment: other tasks than the held-out ones, such as train")
     add_sampling(parser)
     add_means(parser)
     parser.add_argument("--concurrency", type=positive, default=64, help="episodes that run together (64)")
@@ -73,8 +76,12 @@ def means_of(asked: argparse.Namespace, dtype: str = "float32") -> Means:
                  asked.price_prompt, asked.price_completion)
 
 
-async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
-    """The result of the asked policy on the asked subject."""
+Reports: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Environment -> what its suite reports beside the score, for suites that do."""
+
+
+async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports]:
+    """The result of the asked policy on the asked subject, and what the suites report."""
     from polyturn.cli.policy import check_policy, open_policy, seated
     from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
@@ -84,7 +91,8 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
 
     check_policy(asked.policy)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
-    exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask)
+    exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask,
+                   split=asked.split)
     matches = seated(asked.policy, exam.matches)
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
@@ -96,12 +104,25 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> Result:
         progress.iteration(next(done), {})
 
     try:
-        return await evaluate(matches, {MAIN: policy}, policy=MAIN, finished=finished, pool=Pool(asked.concurrency))
+        pool = Pool(asked.concurrency)
+        outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, finished=finished, pool=pool)
+        return outcome, reports_of(matches, outcome)
     finally:
         progress.close()
         await closed(policy)
         for suite in {id(match.suite): match.suite for match in matches}.values():
             await suite.close()
+
+
+def reports_of(matches: Sequence[Match], outcome: Result) -> Reports:
+    """What each suite that has a ``report`` says of its own groups."""
+    found = {}
+    for suite in {id(match.suite): match.suite for match in matches}.values():
+        report = getattr(suite, "report", None)
+        if report is not None:
+            own = [group for match, group in zip(matches, outcome.groups, strict=True) if match.suite is suite]
+            found[suite.spec.name] = dict(report(own))
+    return found
 
 
 async def closed(policy: Any) -> None:
@@ -112,11 +133,14 @@ async def closed(policy: Any) -> None:
         await waiting
 
 
-def show(asked: argparse.Namespace, outcome: Result) -> None:
-    """Prints the rows, as a table or as one JSON object."""
+def show(asked: argparse.Namespace, outcome: Result, reports: Reports) -> None:
+    """Prints the rows and reports, as a table or as one JSON object."""
     from polyturn.evaluate.tables import as_json, as_text, cells
 
     if asked.json:
-        print_json({"subject": asked.subject, "policy": asked.policy, **as_json(outcome)})
+        more = {"reports": reports} if reports else {}
+        print_json({"subject": asked.subject, "policy": asked.policy, **as_json(outcome), **more})
     else:
         print(as_text(cells({asked.policy: outcome})))
+        for name, values in reports.items():
+            print(f"{name}: " + ", ".join(f"{part} {value:.3g}" for part, value in values.items()))

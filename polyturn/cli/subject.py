@@ -23,6 +23,8 @@ from polyturn.types import Sampling, Seat, Task
 
 MAIN = "main"
 """The name of the policy that is judged."""
+MOST_TASKS = 10_000
+"""The largest split that is played whole."""
 
 
 def suite_of(subject: str) -> Suite:
@@ -48,20 +50,25 @@ def free_seats(suite: Suite, task: Task) -> list[Seat]:
 
 def held_out(
     suite: Suite, *, tasks: int | None, trials: int, sampling: Sampling = Sampling(), mask: bool = False,
-    agent: AgentMaker | None = None, seed: int = 0,
+    agent: AgentMaker | None = None, seed: int = 0, split: str = "test",
 ) -> list[Match]:
-    """A match for each of the first ``tasks`` test tasks (None: all), the judged policy in every free seat.
+    """A match for each of the first ``tasks`` tasks of a split (None: all), the judged policy in every free seat.
 
     ``agent`` makes what plays there; None = a plain chat agent with ``sampling`` and ``mask``. Worlds and draws derive
-    from ``seed`` and the task, so that no two tasks share them.
+    from ``seed`` and the task, so that no two tasks share them. Raises: BadInput where all of an endless split are
+    asked for.
     """
     make = agent or partial(ChatAgent, sampling=sampling, mask=mask)
+    asked = list(islice(suite.tasks(split), MOST_TASKS + 1 if tasks is None else tasks))
+    if len(asked) > MOST_TASKS and tasks is None:
+        raise BadInput(f"the split {split!r} of {suite.spec.name} has more than {MOST_TASKS} tasks, or does not end; "
+                       "say how many with --tasks")
     return [
         Match(
             suite, task, {seat: Player(make, MAIN) for seat in free_seats(suite, task)},
             derive("held out", task.id, seed), trials,
         )
-        for task in islice(suite.tasks("test"), tasks)
+        for task in asked
     ]
 
 
@@ -75,8 +82,10 @@ class Exam:
 
 def exam_of(
     subject: str, flags: Sequence[str], *, tasks: int | None, trials: int | None, sampling: Sampling, mask: bool,
+    split: str | None = None,
 ) -> Exam:
-    """The matches of a subject. A recipe says itself how it samples; ``flags`` are those of its Settings.
+    """The matches of a subject. A recipe says itself how it samples and what it holds out; ``flags`` are those of its
+    Settings. Of an environment the test tasks are played, or those of another ``split``.
 
     Raises: UnknownName for a subject that is neither, BadInput for a recipe without held-out tasks.
     """
@@ -85,11 +94,14 @@ def exam_of(
         if subject not in known:
             raise UnknownName("environment or recipe", subject, [*known, *shipped()])
     if is_recipe(subject):
+        if split is not None:
+            raise BadInput(f"{subject} is a recipe, which says itself what it holds out; leave out --split")
         recipe = load(subject)
         return exam_of_recipe(recipe, read_settings(recipe, flags), tasks, trials)
     if flags:
         raise BadInput(f"{subject} is an environment and takes no settings; leave out {' '.join(flags)}")
-    return Exam(held_out(suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask))
+    return Exam(held_out(
+        suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask, split=split or "test"))
 
 
 def exam_of_recipe(recipe: Recipe, settings: Any, tasks: int | None, trials: int | None) -> Exam:

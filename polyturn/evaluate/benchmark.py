@@ -6,7 +6,7 @@ by the family of its tasks. Errors and abstentions are counted apart and never e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import TypeAlias
@@ -134,14 +134,18 @@ def seats_of(policy: str) -> Seats:
 def trials(groups: Sequence[Group], seats: Seats, verifier: str | None = None) -> list[Trial]:
     """Every attempt of every rated seat; an episode that broke before anybody sat is one failed attempt.
 
-    ``verifier`` names the score to be read; None = the only one there is. Raises: BadInput for an episode without
-    rated seat, without score, or with several verifiers of which none was named.
+    A seat that the verifier scores in none of the episodes (a simulated user) is not rated. ``verifier`` names the
+    score to be read; None = the only one there is. Raises: BadInput for an episode without rated seat, without score,
+    or with several verifiers of which none was named.
     """
-    return [_trial(episode, seat, verifier) for group in groups for episode in group for seat in _rated(episode, seats)]
+    episodes = [episode for group in groups for episode in group]
+    judged = {seat for episode in episodes if not _broke(episode) for seat in _scores(episode, verifier)}
+    return [_trial(episode, seat, verifier) for episode in episodes for seat in _rated(episode, seats, judged)]
 
 
-def _rated(episode: Episode, seats: Seats) -> Sequence[Seat]:
-    rated = seats(episode)
+def _rated(episode: Episode, seats: Seats, judged: Collection[Seat]) -> Sequence[Seat]:
+    sat = seats(episode)
+    rated = [seat for seat in sat if seat in judged] or sat
     if not rated and _broke(episode):
         return [""]
     if not rated:
@@ -174,16 +178,20 @@ def _succeeded(said: bool | None, value: float) -> bool:
     return value >= SOLVED if said is None else said
 
 
-def _score(episode: Episode, seat: Seat, verifier: str | None) -> Score:
+def _scores(episode: Episode, verifier: str | None) -> Mapping[Seat, Score]:
     names = sorted(episode.scores)
     if verifier is None and len(names) == 1:
         verifier = names[0]
     if verifier is None or verifier not in episode.scores:
         wanted = "name one of them" if verifier is None else f"{verifier!r} is none of them"
         raise BadInput(f"episode {episode.id} was scored by {names or 'no verifier'}; {wanted}")
-    by_seat = episode.scores[verifier]
+    return episode.scores[verifier]
+
+
+def _score(episode: Episode, seat: Seat, verifier: str | None) -> Score:
+    by_seat = _scores(episode, verifier)
     if seat not in by_seat:
-        raise BadInput(f"verifier {verifier!r} gave seat {seat!r} of {episode.id} no score, only {sorted(by_seat)}")
+        raise BadInput(f"the verifier gave seat {seat!r} of {episode.id} no score, only {sorted(by_seat)}")
     return by_seat[seat]
 
 

@@ -131,6 +131,16 @@ def test_both_seats_of_one_policy_are_two_trials_of_one_task() -> None:
     assert benchmark.row([(both,)], lambda episode: ["p2"]).mean == 1.0
 
 
+def test_a_seat_that_no_episode_scores_is_not_rated() -> None:
+    mine = {"cast": {"agent": PolicyInfo("main"), "user": PolicyInfo("main")}}
+    good, bad = replace(played("a", 1.0), **mine), replace(played("b", 0.0, stop=Stop("error", "broke")), **mine)
+    row = benchmark.row([(good,), (bad,)], seats_of("main"))
+    assert (row.mean, row.n_trials, row.errors) == (1.0, 1, 1)
+    one_more = replace(good, id="c", scores={"score": {"agent": Score(0.0), "user": Score(0.5)}})
+    with pytest.raises(BadInput, match=r"gave seat 'user' of a\.0 no score"):  # scored elsewhere: something is amiss
+        benchmark.row([(good,), (one_more,)], seats_of("main"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
