@@ -161,7 +161,7 @@ class FileTasks:
         found = self._by_split[split]
         if not found:
             raise BadInput(f"{self.spec.name} has no {split} tasks; name a line's split, or give more lines")
-        return iter(found) if split == "test" else _rounds(self.spec.name, found)
+        return iter(found) if split == "test" else rounds(self.spec.name, found)
 
     async def make(self, task: Task, seed: int) -> FileEnv:
         """One dialogue; nothing in it is drawn."""
@@ -175,7 +175,7 @@ class FileTasks:
         return null_answer
 
 
-def _rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:
+def rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:
     for lap in count():
         yield from (tasks[index] for index in generator("from_file", name, lap).permutation(len(tasks)))
 

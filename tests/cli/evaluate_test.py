@@ -50,6 +50,16 @@ def test_a_table_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
     assert "4/4" in said.err
 
 
+def test_another_split_and_what_the_suite_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    found = outcome(["tau_airline", "--policy", "null", "--split", "base"], capsys)
+    assert found["environments"]["tau_airline"]["n_tasks"] == 50  # type: ignore[index]
+    assert found["reports"]["tau_airline"]["before_stop"] == 19 / 50  # type: ignore[index]
+    assert main(["eval", "tau_airline", "--policy", "oracle", "--split", "base", "--tasks", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "tau_airline: db 1, said 1, before_stop 1, scored 1"
+    some = outcome(["guess_the_number", "--policy", "oracle", "--split", "train", "--tasks", "3"], capsys)
+    assert some["mixture"]["n_tasks"] == 3  # type: ignore[index]
+
+
 def test_a_recipes_held_out_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     found = outcome(["quickstart", "--policy", "oracle", "--tasks", "2", "--trials", "1"], capsys)
     assert len(found["environments"]) == 3  # type: ignore[arg-type]
@@ -59,6 +69,9 @@ def test_a_recipes_held_out_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     (["tictactoe"], "did you mean 'tic_tac_toe'"), (["tic_tac_toe", "--policy", "oracl"], "did you mean 'oracle'"),
     (["quickstart", "--policy", "null", "--test-task", "3"], "did you mean '--test-tasks'"),
     (["tic_tac_toe", "--policy", "null", "--temperature", "-1"], "temperature"),
+    (["tic_tac_toe", "--policy", "null", "--split", "tset"], "did you mean 'test'"),
+    (["tic_tac_toe", "--policy", "null", "--split", "train"], "does not end; say how many with --tasks"),
+    (["quickstart", "--policy", "null", "--split", "train"], "leave out --split"),
 ])
 def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *arguments]) == 2
