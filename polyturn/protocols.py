@@ -265,7 +265,8 @@ Scores: TypeAlias = Mapping[str, Mapping[Seat, Score]]
 class Verifier(Protocol):
     """Scores groups from their log and final state only (live checks belong into ``Env.final``)."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def __call__(self, groups: Sequence[Group]) -> Scores: ...
 

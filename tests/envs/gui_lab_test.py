@@ -13,6 +13,7 @@ import pytest
 
 from polyturn.envs.gui_lab.actions import COMPLETE, click_text, pixel, read_action, thousandths, well_formed
 from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, App, AppSpec, Kind, make_app
+from polyturn.envs.gui_lab.env import Look
 from polyturn.envs.gui_lab.graphs import KINDS, draw_graph
 from polyturn.envs.gui_lab.icons import names, picture
 from polyturn.envs.gui_lab.splits import Rule, balanced, endless, pairs, split
@@ -262,7 +263,8 @@ def task_of(suite: GuiLab, index: int = 0) -> Task:
     gui_lab(test_tasks=35), GuiLab(Drawn(AppSpec("cyclic", 2, (3, 2, 2), noise=3), questions=True), test_tasks=20),
     GuiLab(Drawn(AppSpec("small_world", 2, (3, 2, 2)), Rule("edge", 0.3)), test_tasks=20),
     GuiLab(Drawn(AppSpec("acyclic", 2, (3, 2, 2)), Rule("app")), test_tasks=20),
-], ids=["tree", "cyclic with questions", "small world by edge", "acyclic by app"])
+    GuiLab(Drawn(AppSpec("cyclic", 3, (3, 2, 2))), Look(brief=True), test_tasks=20),
+], ids=["tree", "cyclic with questions", "small world by edge", "acyclic by app", "brief"])
 async def test_it_keeps_the_contract_of_suites(suite: GuiLab) -> None:
     assert isinstance(suite, Suite)
     await check_suite(suite)
@@ -289,6 +291,23 @@ async def test_the_words_of_a_play() -> None:
     assert driven.kinds() == ["click", "invalid", "click"]
     assert driven.stop.reason == "complete" and not driven.final["reached"]
     assert all(ask.fresh for step in driven.steps for ask in step.asks)
+
+
+async def test_the_brief_words_of_a_play() -> None:
+    """Places of the grid instead of points, the pages passed instead of a history in words."""
+    lab = GuiLab(Drawn(SMALL), Look(brief=True))
+    app = make_app(SMALL)
+    root, goal = app.pages[0], app.pages[app.pages[0].seen[0].target or 0]
+    task = lab.task(root.name, goal.name)
+    driven = await drive(lab, task, 0, {"agent": lab.oracle(task)})
+    assert driven.final["completed"] and driven.said[-1] == {"agent": "complete"}
+    first, second = driven.heard("agent")
+    rows = first.split("\n")
+    assert rows[0] == f"From {root.name} to {goal.name} by Null on {root.name}" and rows[1] == driven.said[0]["agent"]
+    assert [row.split()[0] for row in rows[1:]] == [element.name for element in root.seen]
+    assert second.startswith(f"From {root.name} to {goal.name} by {root.name} on {goal.name}\n")
+    with pytest.raises(BadInput, match="brief"):
+        Look("image", brief=True)
 
 
 async def test_what_a_reply_claims_moves_nothing() -> None:

@@ -2,7 +2,8 @@
 
 A reply is ``Explain: click teal-star icon on page_3.<TAB>Action: click(start_box='(512,98)')`` or
 ``Explain: this is target page.<TAB>Action: complete``. Coordinates are thousandths of width and height; this is the
-only module that turns them into pixels.
+only module that turns them into pixels. There is a brief form of both for tiny models: the places of the grid are named
+``a1`` to ``e8``, and a reply is ``teal-star c4`` or ``complete``. Replies are read in either form.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, Element, Page, Pixel
+from polyturn.envs.gui_lab.app import COLUMNS, HEIGHT, ROWS, WIDTH, Element, Page, Pixel, place_box
 
 COMPLETE = "Explain: this is target page.\tAction: complete"
+BRIEF_COMPLETE = "complete"
+_PLACES = {f"{'abcde'[place % COLUMNS]}{place // COLUMNS + 1}": place_box(place) for place in range(COLUMNS * ROWS)}
+"""Name of a place of the grid -> its box."""
+_BRIEF = re.compile(r"([a-z]+(?:-[a-z0-9]+)*) ([a-e][1-8])")
 _COORDINATES = r"\(\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\)"
 _CLICK = re.compile(rf"Action:\s*click\(\s*(?:start_box\s*=\s*)?['\"]?{_COORDINATES}['\"]?\s*\)")
 _COMPLETE = re.compile(r"Action:\s*complete\b")
@@ -45,7 +50,14 @@ def read_action(text: str) -> Action | None:
     Action(kind='click', point=(512, 98), icon='teal-star', page='page_3')
     >>> read_action("Action: complete").kind, read_action("(512,98)")
     ('complete', None)
+    >>> read_action("teal-star c4")
+    Action(kind='click', point=(499, 442), icon='teal-star', page=None)
     """
+    brief = _BRIEF.fullmatch(text.strip())
+    if brief:
+        return Action("click", thousandths(_centre(brief.group(2))), brief.group(1))
+    if text.strip() == BRIEF_COMPLETE:
+        return Action("complete")
     clicks = set(_CLICK.findall(text))
     done = _COMPLETE.search(text) is not None
     if len(clicks) + done != 1:
@@ -61,12 +73,27 @@ def read_action(text: str) -> Action | None:
 
 
 def well_formed(text: str) -> bool:
-    """Whether a reply is exactly in the form that is asked for (the optional format term).
+    """Whether a reply is exactly in the form that is asked for, or in the brief one (the optional format term).
 
-    >>> well_formed("Action: complete"), well_formed(COMPLETE)
-    (False, True)
+    >>> well_formed("Action: complete"), well_formed(COMPLETE), well_formed("teal-star c4")
+    (False, True, True)
     """
-    return _FORMAT.fullmatch(text.strip()) is not None
+    said = text.strip()
+    return said == BRIEF_COMPLETE or any(form.fullmatch(said) for form in (_FORMAT, _BRIEF))
+
+
+def _centre(place: str) -> Pixel:
+    left, top, right, bottom = _PLACES[place]
+    return (left + right) // 2, (top + bottom) // 2
+
+
+def place_name(at: Pixel) -> str:
+    """The name of the place of the grid whose centre a pixel is. Raises: StopIteration for another pixel.
+
+    >>> place_name(_centre("c4"))
+    'c4'
+    """
+    return next(name for name in _PLACES if _centre(name) == at)
 
 
 def pixel(point: tuple[int, int]) -> Pixel:
@@ -87,18 +114,23 @@ def thousandths(at: Pixel) -> tuple[int, int]:
     return round(1000 * at[0] / WIDTH), round(1000 * at[1] / HEIGHT)
 
 
-def click_text(page: str, element: Element) -> str:
+def click_text(page: str, element: Element, *, brief: bool = False) -> str:
     """The reply that clicks the centre of an element."""
+    if brief:
+        return f"{element.name} {place_name(element.centre)}"
     x, y = thousandths(element.centre)
     return f"Explain: click {element.name} icon on {page}.\tAction: click(start_box='({x},{y})')"
 
 
-def legal_texts(page: Page) -> tuple[str, ...]:
+def legal_texts(page: Page, *, brief: bool = False) -> tuple[str, ...]:
     """The replies that a player without ideas of its own chooses from: each element's centre, and ``complete``."""
-    return (*(click_text(page.name, element) for element in page.seen), COMPLETE)
+    clicks = (click_text(page.name, element, brief=brief) for element in page.seen)
+    return (*clicks, BRIEF_COMPLETE if brief else COMPLETE)
 
 
-def listed(seen: tuple[tuple[str, Pixel], ...]) -> str:
+def listed(seen: tuple[tuple[str, Pixel], ...], *, brief: bool = False) -> str:
     """The element list of a text observation: one line for each element, its name and centre in thousandths."""
+    if brief:
+        return "\n".join(f"{name} {place_name(centre)}" for name, centre in seen)
     rows = [(name, thousandths(centre)) for name, centre in seen]
     return "\n".join(f"{name} icon ({x},{y})" for name, (x, y) in rows)

@@ -25,8 +25,8 @@ WIDTH, HEIGHT = 1179, 2556
 ICON = 200
 COLUMNS, ROWS = 5, 8
 TOP, SIDE, BOTTOM = 150, 60, 60
-CLOSE: Box = (WIDTH - SIDE - ICON, TOP, WIDTH - SIDE, TOP + ICON)
-"""Where every pop-up has its ``close``."""
+CLOSE = COLUMNS - 1
+"""The place of every pop-up's ``close``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _own(
     """A page's own elements, each in a place of the grid of its own; of a pop-up, the veil and the close icon."""
     if page in graph.beneath:
         veil = Element("", (0, 0, WIDTH, HEIGHT), None, "veil")
-        return veil, Element("close", CLOSE, graph.beneath[page], "system")
+        return veil, Element("close", place_box(CLOSE), graph.beneath[page], "system")
     parent = graph.parent[page]
     wanted: list[tuple[str, int | None, Literal["icon", "system", "noise"]]] = []
     if parent is not None:

@@ -37,6 +37,12 @@ class Look:
     """Whether every observation begins with :data:`RULES`."""
     turns: int = 8
     """Replies in a play."""
+    brief: bool = False
+    """True: the short form for tiny models, without rules: pages passed as history, places of the grid for points."""
+
+    def __post_init__(self) -> None:
+        if self.brief and self.view == "image":
+            raise BadInput("the brief form is one of words; choose the view 'text' or 'both'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +161,16 @@ class GuiEnv:
         if self._look.view != "text":
             assert self._look.media is not None
             parts.append(Part("image", media=self._look.media.put(await self._screen.picture()), mime="image/png"))
-        message = Message("user", tuple(parts))
-        return Step((Ask("agent", (message,), fresh=True, legal=legal_texts(page)),), {}, events)
+        legal = legal_texts(page, brief=self._look.brief)
+        return Step((Ask("agent", (Message("user", tuple(parts)),), fresh=True, legal=legal),), {}, events)
 
     async def _words(self, page: Page) -> str:
         """The text of an observation. Only the text views tell the page's name and elements."""
         pages = self._app.pages
+        if self._look.brief:
+            passed = " ".join(click.page for click in self._clicks) or "Null"
+            words = f"From {pages[self._start].name} to {pages[self._goal].name} by {passed} on {page.name}\n"
+            return words + listed(await self._screen.elements(), brief=True)
         words = RULES if self._look.rules else ""
         words += f"From {pages[self._start].name} to {pages[self._goal].name}.\n"
         words += f"History: {' '.join(self._history) or 'Null'}\n"

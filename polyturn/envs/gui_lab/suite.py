@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.envs.answers import null_answer, random_answer
-from polyturn.envs.gui_lab.actions import COMPLETE, click_text
-from polyturn.envs.gui_lab.app import App, AppSpec, make_app
+from polyturn.envs.gui_lab.actions import BRIEF_COMPLETE, COMPLETE, click_text
+from polyturn.envs.gui_lab.app import App, AppSpec, Page, make_app
 from polyturn.envs.gui_lab.browser import Browser
 from polyturn.envs.gui_lab.drawing import MAX_PIXELS, shown_size
 from polyturn.envs.gui_lab.env import GuiEnv, Look
@@ -20,7 +20,7 @@ from polyturn.envs.gui_lab.screens import Engine, Screen
 from polyturn.envs.gui_lab.splits import LENGTHS, Pair, Rule, Split, balanced, endless, split
 from polyturn.envs.score import FinalScore
 from polyturn.errors import BadInput, UnknownName
-from polyturn.protocols import Answer, Ask, Spec
+from polyturn.protocols import Answer, Ask, Spec, Verifier
 from polyturn.seeds import generator
 from polyturn.types import Group, Limits, Message, Score, Seat, Task, assistant
 
@@ -68,7 +68,7 @@ class GuiLab:
             "gui_lab", limits=Limits(env_steps=look.turns), licence="Apache-2.0",
             invalid="an unreadable reply changes nothing and costs its turn",
         )
-        self.verifier = FinalScore(("agent",), read_score)
+        self.verifier: Verifier = FinalScore(("agent",), read_score)
         self._browser = Browser(program) if driver == "browser" else None
         self._pictures: dict[AppSpec, dict[str, bytes]] = {}
 
@@ -156,22 +156,28 @@ class GuiLab:
     def oracle(self, task: Task) -> Answer:
         """The shortest path from wherever it is asked, by breadth-first search, then ``complete``.
 
-        It knows the page by the names of the legal replies, so it plays every view alike.
+        It knows the page by the names of the legal replies, so it plays every view alike (in the brief form, which has
+        no such names, by the observation's words).
         """
 
         def play(ask: Ask) -> Message:
-            legal = ask.legal or ()
             if task.payload["ask"] != "navigate":
                 return assistant(self._right(task))
-            return assistant(self._best(task, legal))
+            return assistant(self._best(task, self._open_page(task, ask)))
 
         return play
 
-    def _best(self, task: Task, legal: Sequence[str]) -> str:
+    def _best(self, task: Task, page: Page) -> str:
         app = self.app_of(task)
-        page = app.page(legal[0].split(" icon on ")[1].split(".")[0])
         best = app.best(page.index, task.payload["goal"])
-        return COMPLETE if best is None else click_text(page.name, best)
+        if best is None:
+            return BRIEF_COMPLETE if self.look.brief else COMPLETE
+        return click_text(page.name, best, brief=self.look.brief)
+
+    def _open_page(self, task: Task, ask: Ask) -> Page:
+        legal = (ask.legal or ("",))[0]
+        told = ask.messages[-1].text.partition("\n")[0] if self.look.brief else legal.partition(".\t")[0]
+        return self.app_of(task).page(told.rpartition(" on ")[2])
 
     def _right(self, task: Task) -> str:
         element = self.app_of(task).pages[task.payload["page"]].element(task.payload["icon"])
@@ -191,7 +197,7 @@ class GuiLab:
         draws = generator("gui_lab clicker", task.id, seed)
 
         def play(ask: Ask) -> Message:
-            clicks = [text for text in ask.legal or () if text != COMPLETE]
+            clicks = [text for text in ask.legal or () if text not in (COMPLETE, BRIEF_COMPLETE)]
             return assistant(clicks[int(draws.integers(len(clicks)))])
 
         return play

@@ -1,0 +1,1 @@
+"""Papers about environments: tasks, their scores, and recipes that go with them."""
