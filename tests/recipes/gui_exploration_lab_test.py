@@ -19,7 +19,8 @@ from polyturn.record.write import open_run
 
 SMALL: dict[str, Any] = {
     "model": "tiny", "brief": True, "branching": "3,2", "sft_updates": 2, "sft_tasks": 2, "sft_lr": 1e-3,
-    "iterations": 2, "tasks": 1, "steps": 2, "rollouts": 2, "lr": 1e-3, "max_tokens": 6, "test_tasks": 4, "save_every": 1,
+    "iterations": 2, "tasks": 1, "steps": 2, "rollouts": 2, "lr": 1e-3, "max_tokens": 6, "test_tasks": 4,
+    "save_every": 1,
 }
 
 
