@@ -9,7 +9,7 @@ they are compared (equal keys).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -252,40 +252,73 @@ def leave_one_out(
 
 @dataclass(slots=True)
 class RoleBaseline:
-    """``advantage_BK = R - b[family, seat]`` with a running baseline per role, for games in which a group mean is no
-    baseline (self-play: one side's win is the other's loss).
+    """``advantage_BK = gamma**left (R - b[role])`` with a running baseline per role, for games in which a group mean is
+    no baseline (self-play: one side's win is the other's loss). ``left``: the row's own kept turns after this one.
 
-    ``advantage(turns)`` is pure and uses ``b`` as it was before the batch; then, once per batch, ``observe(turns)``:
-    ``b <- alpha b + (1 - alpha) R`` for each scored root in the order of the batch. Roles start at 0.
+    A role is what is equal in the columns of ``key`` (of :func:`keys_B`, but ``group``); roles start at 0, and
+    ``alpha`` 1 leaves them there. Each scored root moves its role in the order of the batch, ``b <- alpha b + (1 -
+    alpha) R``. With ``order`` "batch" every row is compared with b as it was before the batch, with "rollout" as it was
+    before the row itself (then earlier rows of the batch have moved it). Calling is pure; :meth:`observe`, once per
+    batch, keeps what the batch moved.
     """
 
     alpha: float = 0.95
     channels: Sequence[str] = ("score",)
-    baseline: dict[tuple[str, str], float] = field(default_factory=dict)
+    key: Sequence[str] = ("family", "seat")
+    order: Literal["batch", "rollout"] = "batch"
+    gamma: float = 1.0
+    baseline: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise BadInput(f"alpha is {self.alpha}; expected a number in 0..1")
+        for name, value in (("alpha", self.alpha), ("gamma", self.gamma)):
+            if not 0 <= value <= 1:
+                raise BadInput(f"{name} is {value}; expected a number in 0..1")
+        if self.order not in ("batch", "rollout"):
+            raise UnknownName("order of a running baseline", self.order, ("batch", "rollout"))
+        for column in self.key:
+            if column not in _ROLE_KEYS:
+                raise UnknownName("column of a role", column, _ROLE_KEYS)
 
     def __call__(self, turns: Turns) -> FloatArray:
-        baseline_B = np.array([self.baseline.get(role, 0.0) for role in _roles(turns)], np.float64)
-        return broadcast_BK(inherit_B(total_B(turns, self.channels) - baseline_B, turns), turns)
+        before_B, _ = self._moved(turns)
+        credit_BK = broadcast_BK(inherit_B(total_B(turns, self.channels) - before_B, turns), turns)
+        return credit_BK if self.gamma == 1 else credit_BK * self.gamma ** left_BK(turns)
 
     def observe(self, turns: Turns) -> None:
         """Moves the baselines by this batch's scored roots."""
+        _, self.baseline = self._moved(turns)
+
+    def _moved(self, turns: Turns) -> tuple[FloatArray, dict[tuple[str, ...], float]]:
+        """What each row is compared with, and the baselines after the batch."""
+        known = dict(self.baseline)
+        seen = known if self.order == "rollout" else self.baseline
+        before = []
         total = total_B(turns, self.channels).tolist()
-        for role, paid, counts in zip(_roles(turns), total, counted_B(turns).tolist(), strict=True):
+        roles: Iterable[tuple[str, ...]] = zip(*(_ROLE_KEYS[name](turns).tolist() for name in self.key), strict=True)
+        roles = roles if self.key else [()] * len(total)
+        for role, paid, counts in zip(roles, total, counted_B(turns).tolist(), strict=True):
+            before.append(seen.get(role, 0.0))
             if counts:
-                self.baseline[role] = self.alpha * self.baseline.get(role, 0.0) + (1 - self.alpha) * paid
+                known[role] = self.alpha * known.get(role, 0.0) + (1 - self.alpha) * paid
+        return np.array(before, np.float64), known
 
     def state(self) -> Mapping[str, Any]:
         """The baselines as JSON values."""
-        return {"baseline": [[family, seat, value] for (family, seat), value in sorted(self.baseline.items())]}
+        return {"baseline": [[*role, value] for role, value in sorted(self.baseline.items())]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes back what :meth:`state` gave."""
-        self.baseline = {(family, seat): float(value) for family, seat, value in state["baseline"]}
+        """Takes back what :meth:`state` gave. Raises: BadInput for the baselines of other roles."""
+        wrong = [row for row in state["baseline"] if len(row) != len(self.key) + 1]
+        if wrong:
+            raise BadInput(f"the state has the baseline {wrong[0]}; expected {list(self.key)} and a number")
+        self.baseline = {tuple(role): float(value) for *role, value in state["baseline"]}
 
 
-def _roles(turns: Turns) -> list[tuple[str, str]]:
-    return list(zip(turns.family_B.tolist(), turns.seat_B[turns.root_B].tolist(), strict=True))
+_ROLE_KEYS = {name: read for name, read in _ROW_KEYS.items() if name != "group"}
+
+
+def left_BK(turns: Turns) -> IntArray:
+    """How many kept turns of the same row come after each turn."""
+    kept_BK = turns.kept_BK.astype(np.int32)
+    left: IntArray = (kept_BK.sum(axis=1, keepdims=True) - np.cumsum(kept_BK, axis=1)).astype(np.int32)
+    return np.maximum(left, 0)

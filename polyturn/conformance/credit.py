@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -104,17 +104,20 @@ def _value(*parts: str | int) -> float:
 
 def check_advantage(
     advantage: Advantage, *, families: Sequence[str] = ("family",), seats: Sequence[str] = ("agent",), seed: int = 0,
+    ordered: bool = False, extra: Callable[[list[Group]], list[Group]] = list,
 ) -> None:
     """Nothing, when the advantage keeps the contract of :data:`polyturn.arrays.Advantage`.
 
     Checked on random batches: shape [B, K] or [N]; finite; zero where there is no turn, where a context took it back
     (by turn) and where the verifier abstained; the batch untouched; the same twice; each trajectory's advantage
-    independent of the order of groups and of members. A rule with memory is copied first, so it learns nothing here.
+    independent of the order of groups and of members; or, with ``ordered``, for a rule in which the batch's order is
+    time, independent of later groups. ``extra`` may give the groups what the rule reads besides the channels ``score``
+    and ``reward``. A rule with memory is copied first, so it learns nothing here.
     Raises: CheckFailed.
 
     >>> check_advantage(lambda turns: np.where(turns.kept_BK & turns.valid_B[:, None], 1.0, 0.0))
     """
-    groups = made_groups(seed, families=families, seats=seats)
+    groups = extra(made_groups(seed, families=families, seats=seats))
     turns = made_turns(groups)
     before = deepcopy(_arrays(turns))
     value = deepcopy(advantage)(turns)
@@ -127,12 +130,12 @@ def check_advantage(
     _check_zeros(value, turns, by_turn)
     demand(np.array_equal(value, deepcopy(advantage)(turns)), "the advantage gave the same batch other values the "
            "second time; a rule with memory learns in observe(), not when it is called")
-    turned = [tuple(reversed(group)) for group in reversed(groups)]
-    other = made_turns(turned)
-    again = _by_name(deepcopy(advantage)(other), other, by_turn)
-    for place, row in _by_name(value, turns, by_turn).items():
-        demand(np.allclose(row, again[place], rtol=NEAR, atol=NEAR), f"{place} (episode, seat) has the advantage {row} "
-               f"or, with the groups in another order, {again[place]}; compare by group_B and seat_B, not by row")
+    other = made_turns(groups[:-1] if ordered else [tuple(reversed(group)) for group in reversed(groups)])
+    found = _by_name(value, turns, by_turn)
+    how = "without the last group" if ordered else "with the groups in another order"
+    for place, again in _by_name(deepcopy(advantage)(other), other, by_turn).items():
+        demand(np.allclose(found[place], again, rtol=NEAR, atol=NEAR), f"{place} (episode, seat) has the advantage "
+               f"{found[place]} or, {how}, {again}; compare by group_B and seat_B, not by row")
 
 
 def _arrays(turns: Turns) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
 from polyturn.policies.local import Local
-from polyturn.protocols import Curriculum, Filter, Policy, Stateful
+from polyturn.protocols import Curriculum, Filter, Policy, Stateful, Verifier
 from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.pool import Pool, play, without_errors
-from polyturn.rollout.score import score_matches
-from polyturn.types import Episode, Group, all_turns
+from polyturn.rollout.score import score_matches, score_with
+from polyturn.types import Episode, FloatArray, Group, all_turns
 
 Metrics = dict[str, float]
 
@@ -75,6 +75,9 @@ class Stage:
     """What else must survive a resume (an advantage's baseline)."""
     lr: Callable[[int], float] | None = None
     """Learning rate of each iteration; None = the learner's own."""
+    verifiers: tuple[Verifier, ...] = ()
+    """What else scores each iteration's groups, after their suites and before the update: a training reward, or beliefs
+    read with the weights that played. Each is a reward channel of its own name."""
 
     def rule_at(self, iteration: int) -> Rule:
         """The rule of an iteration."""
@@ -139,6 +142,8 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
         finished=run.progress.sample,
     )
     groups = await score_matches(matches, groups, run.recorder)
+    for verifier in stage.verifiers:
+        groups = await score_with(verifier, groups, run.recorder)
     stage.curriculum.observe(groups)
     played = time.monotonic()
     kept: Sequence[Group] = groups
@@ -159,8 +164,8 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     turns = as_turns(tokens, measured)
     advantage_N = as_tokens(rule.advantage(turns), turns)
     target_N = None if rule.target is None else rule.target(turns)
-    _tell(rule.advantage, turns)
     weight_N = rule.weighting(turns, tokens)
+    _tell(rule.advantage, turns)
     if rule.proportional:
         weight_N = np.where(advantage_N == 0, 0.0, weight_N)
     version = stage.learner.version
@@ -173,7 +178,14 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
         tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
     )
     run.recorder.credit(i, rows)
-    return metrics
+    return {**metrics, "credit/zero_groups": zero_groups(tokens, advantage_N)}
+
+
+def zero_groups(tokens: Tokens, advantage_N: FloatArray) -> float:
+    """The share of groups with trained tokens in which every advantage is exactly 0: nothing is learned from them."""
+    groups, place_N = np.unique(tokens.group_N, return_inverse=True)
+    moved = np.bincount(place_N.reshape(-1), advantage_N != 0, len(groups)) > 0
+    return float(1 - moved.mean()) if len(groups) else 0.0
 
 
 def _tell(part: Advantage | Loss, turns: Turns) -> None:

@@ -32,6 +32,13 @@ async def score_groups(groups: Sequence[Group], suite: Suite, recorder: Recorder
     verifier: Verifier | None = getattr(suite, "verifier", None)
     if verifier is None:
         raise BadInput(f"suite {suite.spec.name!r} has no verifier; give it one so that its episodes can be scored")
+    return await score_with(verifier, groups, recorder)
+
+
+async def score_with(
+    verifier: Verifier, groups: Sequence[Group], recorder: Recorder | None = None
+) -> list[Group]:
+    """As :func:`score_groups`, by any verifier: beside a suite's own score, one more channel of its own name."""
     whole = [tuple(episode for episode in group if not _broke(episode)) for group in groups]
     scores = await verifier([group for group in whole if group])
     _check_scores(verifier.name, scores, [episode for group in whole for episode in group])

@@ -19,13 +19,15 @@ from polyturn.advantages.group import (
     keys_B,
     keys_BK,
     leave_one_out,
+    live_BK,
     normalise_BK,
     normalise_I,
+    total_B,
     units_BK,
 )
 from polyturn.arrays import Advantage, Turns, as_turns, lay_out
 from polyturn.errors import BadInput, UnknownName
-from polyturn.testing import check_advantage
+from polyturn.testing import CheckFailed, check_advantage
 from polyturn.types import FloatArray, Group, Score
 from tests.advantages import slow
 from tests.advantages.build import Said, batch, episode, random_batch, scored
@@ -251,6 +253,39 @@ def test_role_baseline_counts_rollouts_and_not_workers_and_skips_abstentions() -
     assert role.baseline == {("game", "lead"): 2.0}
 
 
+def test_role_baseline_in_the_order_of_rollouts_by_hand() -> None:
+    role = RoleBaseline(alpha=0.5, order="rollout")
+    turns = batch([kuhn(1.0, -1.0), kuhn(0.0, 0.0, 1), kuhn(1.0, -1.0, 2)])
+    # p0: b = 0, then 0.5 * 0 + 0.5 * 1 = 0.5, then 0.25; so 1 - 0, 0 - 0.5, 1 - 0.25. p1 is its mirror image.
+    assert first_B(role(turns)) == [1.0, -1.0, -0.5, 0.5, 0.75, -0.75]
+    role.observe(turns)
+    assert role.baseline == {("kuhn", "p0"): 0.625, ("kuhn", "p1"): -0.625}
+
+
+def test_role_baseline_of_a_family_is_blind_to_seats() -> None:
+    role = RoleBaseline(alpha=0.5, key=("family",), order="rollout")
+    turns = batch([kuhn(1.0, -1.0), kuhn(1.0, -1.0, 1)])
+    # One b for both: 0, then 0.5 (p1 meets it: -1.5), then 0.25 - 0.5 = -0.25 (1.25), then 0.375 (-1.375).
+    assert first_B(role(turns)) == [1.0, -1.5, 1.25, -1.375]
+    with pytest.raises(UnknownName, match="column of a role"):
+        RoleBaseline(key=("group",))
+
+
+def test_role_baseline_discounts_over_the_rows_own_kept_turns() -> None:
+    said = [Said(), Said(dropped="window"), Said(), Said()]
+    made = episode({"p0": said, "p1": [Said()]}, scores={"score": {"p0": Score(1.0), "p1": Score(-1.0)}})
+    role = RoleBaseline(gamma=0.5)
+    # p0 keeps three turns: 0.25, (dropped: 0), 0.5, 1. p1 has one: -1.
+    assert role(batch([(made,)])).tolist() == [[0.25, 0.0, 0.5, 1.0], [-1.0, 0.0, 0.0, 0.0]]
+
+
+def test_alpha_one_leaves_raw_rewards() -> None:
+    role = RoleBaseline(alpha=1.0)
+    turns = batch([kuhn(1.0, -1.0)])
+    role.observe(turns)
+    assert first_B(role(turns)) == [1.0, -1.0]
+
+
 def test_role_baseline_goes_through_json() -> None:
     role = RoleBaseline()
     role.observe(batch([kuhn(1.0, -0.3)]))
@@ -259,6 +294,10 @@ def test_role_baseline_goes_through_json() -> None:
     assert again.baseline == role.baseline != {}
     with pytest.raises(BadInput, match=r"alpha is 1\.5"):
         RoleBaseline(alpha=1.5)
+    with pytest.raises(UnknownName, match="did you mean 'batch'"):
+        RoleBaseline(order="batches")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="expected \\['family'\\] and a number"):
+        RoleBaseline(key=("family",)).restore(role.state())
 
 
 # ---------------------------------------------------------------- slow twins
@@ -324,3 +363,11 @@ def test_group_centred_sums_to_zero_over_the_rollouts_of_each_set() -> None:
 def test_conformance(advantage: Advantage) -> None:
     for seats in (("agent",), ("p0", "p1")):
         check_advantage(advantage, seats=seats)
+
+
+def test_conformance_where_order_is_time() -> None:
+    check_advantage(RoleBaseline(order="rollout"), seats=("p0", "p1"), ordered=True)
+    with pytest.raises(CheckFailed, match="with the groups in another order"):
+        check_advantage(RoleBaseline(order="rollout"), seats=("p0", "p1"))
+    with pytest.raises(CheckFailed, match="without the last group"):
+        check_advantage(lambda turns: live_BK(turns) * total_B(turns).sum(), ordered=True)

@@ -12,11 +12,12 @@ import torch
 
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.arrays import Tokens, Tree, Turns
 from polyturn.audit import audit_run
 from polyturn.errors import NotTrainable
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, passed, train, zero_groups
 from polyturn.learn.run import Run
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
@@ -29,8 +30,9 @@ from polyturn.protocols import Player, Spec
 from polyturn.record.read import read_credit, read_episodes, read_metrics
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import Pool
-from polyturn.types import Sampling, Score, Task, assistant
+from polyturn.types import FloatArray, Sampling, Score, Task, assistant
 from tests.policies.tiny import tiny_local, tiny_model
+from tests.tiny import tokens_of
 
 
 async def vowels(task: Task, seed: int, table: Table) -> Mapping[str, Any]:
@@ -183,3 +185,53 @@ def test_stages_passed_are_known_by_their_order(tmp_path: Path) -> None:
     run.save("two", 3, {})
     assert [passed(run, name, order) for name in order] == [True, False, False]
     run.recorder.close()
+
+
+class Twice:
+    name = "twice"
+
+    async def __call__(self, groups: Any) -> Any:
+        return {e.id: {"agent": Score(2 * e.scores["score"]["agent"].value)} for group in groups for e in group}
+
+
+async def test_a_stages_own_verifier_is_a_channel_and_is_recorded(tmp_path: Path) -> None:
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    seen: list[tuple[str, ...]] = []
+
+    def credit(turns: Turns) -> FloatArray:
+        seen.append(turns.channels)
+        assert turns.reward_BK(("twice",)).sum() == pytest.approx(2 * turns.reward_BK(("score",)).sum())
+        return group_standardised(turns, channels=("twice",))
+
+    rule = Rule(credit, token_mean, policy_gradient)
+    await train(run, replace(stage(model, iterations=1, rule=rule), verifiers=(Twice(),)))
+    run.recorder.close()
+    assert seen == [("score", "twice")]
+    assert all(e.scores["twice"]["agent"].value == 2 * (e.scores["score"]["agent"].value or 0.0)
+               for e in read_episodes(run.folder))
+    model.close()
+
+
+async def test_weights_are_made_before_the_advantage_learns(tmp_path: Path) -> None:
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    baseline, known = RoleBaseline(), []
+
+    def weighting(turns: Turns, tokens: Tokens) -> FloatArray:
+        known.append(dict(baseline.baseline))
+        return token_mean(turns, tokens)
+
+    await train(run, stage(model, iterations=1, rule=Rule(baseline, weighting, policy_gradient)))
+    run.recorder.close()
+    assert known == [{}] and baseline.baseline
+    model.close()
+
+
+def test_the_share_of_groups_without_any_credit() -> None:
+    tokens = tokens_of(tiny_tree(), [1, 2, 3, 4], group_N=[0, 0, 1, 2], trajectory_N=[0, 0, 1, 2])
+    # Group 0 has one token with credit, groups 1 and 2 none: 2 of 3.
+    assert zero_groups(tokens, np.array([0.0, -0.5, 0.0, 0.0])) == pytest.approx(2 / 3)
+    assert zero_groups(tokens, np.ones(4)) == 0.0
+
+
+def tiny_tree() -> Tree:
+    return Tree(np.arange(5, dtype=np.int32), np.arange(-1, 4, dtype=np.int32))
