@@ -14,7 +14,7 @@ import numpy as np
 
 from polyturn.advantages.turn import as_tokens
 from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
-from polyturn.errors import NotTrainable
+from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
@@ -46,11 +46,18 @@ class Rule:
     on_policy: bool = False
     """True: one update for each batch, by the weights that wrote it, or a loss that reads no old log-probability. The
     update's own reading then stands for the old one, and no pass is spent on measuring first."""
+    updates: int = 1
+    """Optimizer steps on each batch; the ratio of later ones is taken to the weights before the first."""
     proportional: bool = False
     """True where the loss is proportional to the advantage (no entropy or KL term): tokens of advantage zero, as in
     groups that all scored alike, then weigh zero, which changes no gradient and spares their computation."""
     target: Advantage | None = None
     """What a value head learns: ``target_N``, as :func:`polyturn.advantages.returns.value_target_N` gives it."""
+
+    def __post_init__(self) -> None:
+        if self.updates < 1 or (self.on_policy and self.updates > 1):
+            raise BadInput(f"updates is {self.updates} with on_policy={self.on_policy}; expected 1, or more without "
+                           "on_policy, for then the old log-probabilities must be measured first")
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,8 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     if rule.proportional:
         weight_N = np.where(advantage_N == 0, 0.0, weight_N)
     version = stage.learner.version
-    metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, rule.loss, target_N=target_N)
+    for _ in range(rule.updates):
+        metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, rule.loss, target_N=target_N)
     read = stage.learner.last if measured is None else measured
     assert read is not None
     _tell(rule.loss, replace(turns, measured=read))

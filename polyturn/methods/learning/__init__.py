@@ -1,0 +1,1 @@
+"""Methods that learn: credit, losses, curricula."""
