@@ -277,6 +277,13 @@ class Chat:
             raise BadInput(f"only an assistant message can be spelled as a reply; got role {message.role!r}")
         return self._ended(self._template.reply(message, tools))
 
+    def forced(self, parts: Sequence[str]) -> tuple[IntArray, ...]:
+        """The ids of a reply that was given part by part, each tokenized by itself, so that no id spans two parts; no
+        end of turn follows. Put the space between two words at the beginning of the second part."""
+        first = self._template.lead
+        texts = [(first if place == 0 else "") + self._template.guard.hide(text) for place, text in enumerate(parts)]
+        return tuple(self._piece(text, False).ids if text else np.array([], np.int32) for text in texts)
+
     def choices(self, texts: Sequence[str]) -> tuple[IntArray, ...]:
         """The ids of each allowed reply, ending with the end of turn; ``parse`` reads each back as its text."""
         if not texts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,14 @@ ENVS = (
 # ---------------------------------------------------------------- tic-tac-toe
 
 
-def tic_tac_toe(*, opponent_random: float | None = 0.5, test_tasks: int = 64) -> OpenSpiel:
+def tic_tac_toe(*, opponent_random: float | None = 0.5, test_tasks: int = 64, rules: bool = True) -> OpenSpiel:
     """The suite of tic-tac-toe; score ``(1 + return) / 2``: a win 1, a draw 0.5, a loss or an illegal reply 0.
 
     The learner (seat ``agent``) moves first in every second task. The opponent plays inside the environment: at each
     of its moves uniformly at random with probability ``opponent_random``, else a perfect move (uniformly among those).
     With ``opponent_random=None`` there is no opponent: both players are seats, for self-play. A reply is the number of
-    a free cell; see :func:`polyturn.envs.openspiel_game.read_move` for what else is understood.
+    a free cell; see :func:`polyturn.envs.openspiel_game.read_move` for what else is understood. Without ``rules`` the
+    first ask says only the learner's mark.
 
     At the default, over both places (exact; 2,000 tasks measured 0.845 and 0.272): oracle 0.847, random 0.281, null 0.
     The oracle is the best response to this opponent, by expectation over the whole game tree.
@@ -48,8 +49,8 @@ def tic_tac_toe(*, opponent_random: float | None = 0.5, test_tasks: int = 64) ->
     house = None if opponent_random is None else mixed_house(opponent_random)
     figures = {"oracle": 0.847, "random": 0.281, "null": 0.0} if opponent_random == 0.5 else {}
     return OpenSpiel(
-        "tic_tac_toe", name="tic_tac_toe", house=house, say=_say_board, named=_cell, test_tasks=test_tasks,
-        max_calls=5, figures=figures, oracle=lambda task: _best_cell(opponent_random),
+        "tic_tac_toe", name="tic_tac_toe", house=house, say=partial(_say_board, rules=rules), named=_cell,
+        test_tasks=test_tasks, max_calls=5, figures=figures, oracle=lambda task: _best_cell(opponent_random),
     )
 
 
@@ -99,15 +100,16 @@ def _cell(state: Any, player: int, action: int) -> str:
     return str(action + 1)
 
 
-def _say_board(state: Any, player: int, first: bool) -> str:
+def _say_board(state: Any, player: int, first: bool, *, rules: bool) -> str:
     history = state.history()
     cells = [str(cell + 1) for cell in range(9)]
     for move, cell in enumerate(history):
         cells[cell] = "XO"[move % 2]
     mine, other = ("X", "O") if player == 0 else ("O", "X")
-    rules = f"Tic-tac-toe. You are {mine}. Three in a row wins. Reply with the number of a free cell.\n"
+    how = f"Tic-tac-toe. You are {mine}. Three in a row wins. Reply with the number of a free cell.\n"
+    opening = how if rules else f"You are {mine}.\n"
     last = f"{other} takes {history[-1] + 1}.\n" if history else ""
-    return (rules if first else "") + last + "\n".join(" ".join(cells[row:row + 3]) for row in (0, 3, 6))
+    return (opening if first else "") + last + "\n".join(" ".join(cells[row:row + 3]) for row in (0, 3, 6))
 
 
 def _best_cell(opponent_random: float | None) -> Callable[[Ask], Message]:
@@ -162,19 +164,20 @@ BEST_AGAINST_RANDOM: Mapping[str, float] = {
 """Probability of a bet in each information state: a best response to the uniformly random player."""
 
 
-def kuhn_poker(*, test_tasks: int = 64) -> OpenSpiel:
+def kuhn_poker(*, test_tasks: int = 64, rules: bool = True) -> OpenSpiel:
     """The suite of Kuhn poker for self-play: seats ``player_0`` (moves first) and ``player_1``.
 
     Score ``(2 + return) / 4``; the return is what the seat wins, -2..2. An illegal reply loses 2. The reply is
-    ``pass`` or ``bet``. :meth:`oracle` plays the equilibrium in which player 0 never bets first.
+    ``pass`` or ``bet``. :meth:`oracle` plays the equilibrium in which player 0 never bets first. Without ``rules`` an
+    ask is two words, as ``K bet``: a policy that starts from nothing cannot read more anyway.
     """
     return OpenSpiel(
-        "kuhn_poker", name="kuhn_poker", say=_say_kuhn, named=_kuhn_move, test_tasks=test_tasks, max_calls=3,
-        figures={"oracle": 0.5, "random": 0.5}, oracle=_player(EQUILIBRIUM),
+        "kuhn_poker", name="kuhn_poker", say=partial(_say_kuhn, rules=rules), named=_kuhn_move, test_tasks=test_tasks,
+        max_calls=3, figures={"oracle": 0.5, "random": 0.5}, oracle=_player(EQUILIBRIUM),
     )
 
 
-def kuhn_poker_vs_random(*, test_tasks: int = 64) -> OpenSpiel:
+def kuhn_poker_vs_random(*, test_tasks: int = 64, rules: bool = True) -> OpenSpiel:
     """The suite of Kuhn poker for evaluation: seat ``agent`` against a uniformly random player inside the environment.
 
     The agent moves first in every second task. Score ``(2 + return) / 4``. :meth:`oracle` is the best response to the
@@ -183,8 +186,8 @@ def kuhn_poker_vs_random(*, test_tasks: int = 64) -> OpenSpiel:
     Over both places (exact; 2,000 tasks measured 0.606 and 0.496): oracle 0.615, random 0.500, null 0.
     """
     return OpenSpiel(
-        "kuhn_poker", name="kuhn_poker_vs_random", house=uniform_house, say=_say_kuhn, named=_kuhn_move,
-        test_tasks=test_tasks, max_calls=3, figures={"oracle": 0.615, "random": 0.5, "null": 0.0},
+        "kuhn_poker", name="kuhn_poker_vs_random", house=uniform_house, say=partial(_say_kuhn, rules=rules),
+        named=_kuhn_move, test_tasks=test_tasks, max_calls=3, figures={"oracle": 0.615, "random": 0.5, "null": 0.0},
         oracle=_player(BEST_AGAINST_RANDOM),
     )
 
@@ -292,8 +295,10 @@ def _kuhn_move(state: Any, player: int, action: int) -> str:
     return KUHN_MOVES[action]
 
 
-def _say_kuhn(state: Any, player: int, first: bool) -> str:
+def _say_kuhn(state: Any, player: int, first: bool, *, rules: bool) -> str:
     card, moves = KUHN_CARDS[state.history()[player]], state.history()[2:]
+    if not rules:
+        return (f"{card} " if first else "") + (KUHN_MOVES[moves[-1]] if moves else "first")
     before = f"The other player says {KUHN_MOVES[moves[-1]]}." if moves else "You move first."
     if not first:
         return f"{before} Reply with pass or bet."
@@ -317,6 +322,9 @@ class KuhnPlayer:
 
     def _state(self, text: str) -> str:
         """OpenSpiel's name of the information state that this ask puts the seat in."""
+        if text[0] in KUHN_CARDS and text[1] == " ":
+            self.card = str(KUHN_CARDS.index(text[0]))
+            return self.card + {"first": "", "bet": "b", "pass": "p"}[text[2:]]
         if "You hold " not in text:
             return self.card + "pb"
         self.card = str(KUHN_CARDS.index(text.split("You hold ")[1][0]))

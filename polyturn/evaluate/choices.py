@@ -29,7 +29,7 @@ async def reply_probabilities(
         spans.append(chat.choices(replies))
         paths += [np.concatenate([prompt, ids]).astype(np.int32) for ids in spans[-1]]
     found = iter(await scorer.logprobs(paths))
-    tables = []
+    tables: list[Mapping[str, float]] = []
     for (_, replies), ids in zip(dialogues, spans, strict=True):
         rows = [next(found)[-len(one):] for one in ids]
         values = drawn(ids, rows) if masked else np.array([row.sum() for row in rows])

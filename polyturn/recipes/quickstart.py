@@ -9,7 +9,6 @@ oracle, on held-out tasks, sampled alike and without a mask of legal moves.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from polyturn.arrays import Turns
 from polyturn.envs.openspiel import exploitability, information_states, kuhn_poker, kuhn_poker_vs_random, tic_tac_toe
 from polyturn.envs.textarena import guess_the_number
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
+from polyturn.evaluate.choices import reply_probabilities
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
@@ -264,23 +264,12 @@ class Quickstart:
 
         return finished
 
-    async def _kuhn_probabilities(self) -> dict[str, dict[str, float]]:
+    async def _kuhn_probabilities(self) -> dict[str, Mapping[str, float]]:
         """Information state -> reply -> probability of exactly that reply, made to sum to 1 over the legal ones."""
-        chat, states = self.model.chat, information_states()
-        system = Message("system", SYSTEM)  # type: ignore[arg-type]
-        paths, lengths = [], []
-        for state in states:
-            prompt = np.concatenate([piece.ids for piece in chat.encode([system, *state.messages])])
-            for ids in chat.choices(state.legal):
-                paths.append(np.concatenate([prompt, ids]))
-                lengths.append(len(ids))
-        logprobs = await self.model.logprobs(paths)
-        each = iter(sum(found[-length:]) for found, length in zip(logprobs, lengths, strict=True))
-        table: dict[str, dict[str, float]] = {}
-        for state in states:
-            masses = {reply: math.exp(next(each)) for reply in state.legal}
-            table[state.name] = {reply: mass / sum(masses.values()) for reply, mass in masses.items()}
-        return table
+        system, states = Message("system", SYSTEM), information_states()  # type: ignore[arg-type]
+        dialogues = [([system, *state.messages], state.legal) for state in states]
+        found = await reply_probabilities(self.model, self.model.chat, dialogues)
+        return {state.name: row for state, row in zip(states, found, strict=True)}
 
     # ------------------------------------------------------------ stages
 
@@ -316,7 +305,7 @@ class Quickstart:
         settings = self.settings
         shares = [self._share(suite, settings.groups, settings.rollouts) for suite in self.train_suites[:2]]
         shares.append(self._share(self.train_suites[2], settings.groups * settings.rollouts // 2, 1))
-        level = {("kuhn_poker", seat): 0.5 for seat in self.train_suites[2].spec.seats}
+        level: dict[tuple[str, ...], float] = {("kuhn_poker", seat): 0.5 for seat in self.train_suites[2].spec.seats}
         credit = ByFamily({
             "guess_the_number": group_standardised, "tic_tac_toe": group_standardised,
             "kuhn_poker": RoleBaseline(baseline=level),

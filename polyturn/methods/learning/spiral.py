@@ -26,7 +26,8 @@ from polyturn.protocols import Scores
 from polyturn.types import Episode, FloatArray, Group, Score, Seat
 
 PAPER = Paper(
-    title="SPIRAL: Self-Play on Zero-Sum Games Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement Learning",
+    title="SPIRAL: Self-Play on Zero-Sum Games Incentivizes Reasoning via Multi-Agent Multi-Turn "
+          "Reinforcement Learning",
     arxiv="2506.24119", year=2025,
     claim="Self-play on zero-sum games trains reasoning without human problems, if each role of each game is judged "
           "against its own running average.",
@@ -89,7 +90,7 @@ class TurnSamples:
         return constant(replace(turns, kept_BK=trained_BK), tokens, divisor=float(self.longest * rows))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GameReward:
     """A :class:`polyturn.protocols.Verifier` of OpenSpiel games: what a game pays each seat in training.
 
