@@ -32,8 +32,8 @@ def words(text: str) -> list[str]:
 class WordIndex:
     """BM25 over documents (package ``bm25s``, in the variant of Lucene).
 
-    ``score(q, d) = sum over words w of q of log(1 + (n - n_w + 0.5) / (n_w + 0.5)) f / (f + k1 (1 - b + b |d| / mean))``
-    with f how often w stands in d and n_w in how many of the n documents. Raises: BadInput for no documents;
+    ``score(q, d) = sum over words w of q of log(1 + (n - n_w + 0.5) / (n_w + 0.5)) f / (f + k1 (1 - b + b |d| / m))``
+    with f how often w stands in d, n_w in how many of the n documents, m the mean length. Raises: BadInput for none;
     MissingPackage.
     """
 

@@ -138,6 +138,7 @@ DOORS = {
     "safetensors": {"policies", "learn"},
     "ray": {"rollout.cluster"},
     "playwright": {"envs.browser", "envs.gui_lab"},
+    "bm25s": {"retrieval"},
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},
 }
 """Heavy package -> where it may be imported at all; a file ``x_more`` beside the file ``x`` shares its door."""

@@ -138,7 +138,7 @@ def chains(hops: int) -> list[tuple[str, ...]]:
 # ---------------------------------------------------------------- tasks
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
     """A :class:`polyturn.protocols.Suite` of search questions; made by :func:`search`."""
 
