@@ -2,8 +2,8 @@
 
 Two-hop questions over a corpus of made-up facts. The arms share tasks, rollouts and everything but the advantage:
 ``igpo`` (gains and outcomes standardised apart), ``igpo_joint`` (together), ``igpo_log`` (gains of log-beliefs),
-``snapshot`` (the first released code, withdrawn by its authors) and ``grpo`` (the outcome alone). ``warm_updates`` first
-imitate a player that is right ``skill`` of the time: a model that never finds anything has no gains either.
+``snapshot`` (the first released code, withdrawn by its authors) and ``grpo`` (the outcome alone). First,
+``warm_updates`` imitate a player that is right ``skill`` of the time: who never finds anything has no gains either.
 """
 
 from __future__ import annotations
