@@ -31,7 +31,7 @@ from polyturn.protocols import Scores, Scoring
 from polyturn.types import Episode, FloatArray, Group, IntArray, Score, Seat, Trajectory, Turn
 
 PAPER = Paper(
-    title="Information Gain-based Policy Optimization: A Simple and Effective Approach for Multi-Turn Search Agents",
+    title="Information Gain-based Policy Optimization: A Simple and Effective Approach for Multi-Turn LLM Agents",
     arxiv="2510.14967", year=2025,
     claim="Paying each turn by how much it raised the model's belief in the true answer gives search agents a signal "
           "where whole groups fail alike.",
