@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.losses.learned import Learned, Metrics
+from polyturn.losses.learned import Learned, Loss, Metrics, unit_of
 from polyturn.losses.terms import needed, of_unit, total, trained
 
 
@@ -77,3 +77,14 @@ def value_error(learned: Learned, *, head: str = "value", clip: float | None = N
         "value/loss": total(loss), "value/square": total(square_N),
         "value/clipped": total(worst_N.detach() > square_N.detach()), "value/count": float(len(square_N)),
     }
+
+
+@of_unit("token")
+def with_term(learned: Learned, *, main: Loss, term: Loss, coefficient: float) -> tuple[Tensor, Metrics]:
+    """``main + coefficient * term`` with the metrics of both; ``partial(with_term, main=policy_gradient, term=entropy,
+    coefficient=0.01)`` is a loss. Raises: BadInput where one of them needs more than its own token at a time."""
+    for loss in (main, term):
+        if unit_of(loss) != "token":
+            raise BadInput(f"{getattr(loss, '__name__', loss)} is of unit {unit_of(loss)!r}; expected losses by token")
+    (value, seen), (more, also) = main(learned), term(learned)
+    return value + coefficient * more, {**seen, **also}

@@ -8,14 +8,13 @@ Two-hop questions over a corpus of made-up facts. The arms share tasks, rollouts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
@@ -27,10 +26,10 @@ from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.learned import Learned, Metrics
+from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
-from polyturn.losses.regularize import kl
+from polyturn.losses.regularize import kl, with_term
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.igpo import (
     LOG_GAIN,
@@ -205,15 +204,11 @@ def verifiers_of(model: Local) -> tuple[Verifier, ...]:
     )
 
 
-def loss_of(settings: Settings) -> Callable[[Learned], tuple[Tensor, Metrics]]:
+def loss_of(settings: Settings) -> Loss:
     """The clipped policy gradient, with the divergence where it has a coefficient."""
-    return partial(with_kl, coefficient=settings.kl) if settings.kl else policy_gradient
-
-
-def with_kl(learned: Learned, *, coefficient: float) -> tuple[Tensor, Metrics]:
-    """``policy gradient + coefficient * KL(policy, reference)``."""
-    (main, seen), (away, more) = policy_gradient(learned), kl(learned)
-    return main + coefficient * away, {**seen, **more}
+    if not settings.kl:
+        return policy_gradient
+    return partial(with_term, main=policy_gradient, term=kl, coefficient=settings.kl)
 
 
 def learner_of(model: Local, lr: float, *, reference: Literal["initial"] | None = None) -> Learner:

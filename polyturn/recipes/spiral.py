@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.arrays import Turns
@@ -33,10 +32,10 @@ from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.learned import Learned, Metrics
+from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
-from polyturn.losses.regularize import entropy
+from polyturn.losses.regularize import entropy, with_term
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.spiral import GameReward, TurnSamples, role_advantage
 from polyturn.policies.dictated import Dictated
@@ -166,12 +165,6 @@ async def imitate(settings: Settings, run: Run, model: Local, suites: Sequence[O
     await train(run, stage, save_every=settings.save_every)
 
 
-def with_entropy(learned: Learned, *, coefficient: float) -> tuple[Tensor, Metrics]:
-    """The clipped policy gradient and ``- coefficient * entropy``."""
-    (main, seen), (bonus, more) = policy_gradient(learned), entropy(learned)
-    return main + coefficient * bonus, {**seen, **more}
-
-
 def learner_of(model: Local, lr: float) -> Learner:
     """A learner of the model's weights."""
     return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype)
@@ -186,7 +179,8 @@ async def self_play(settings: Settings, run: Run, model: Local, suites: Sequence
     """The one stage: both seats the newest weights, each role against its own average."""
     credit = role_advantage(settings.arm, alpha=settings.alpha, gamma=settings.gamma)
     weighting = TurnSamples(credit)
-    loss = partial(with_entropy, coefficient=settings.entropy) if settings.entropy else policy_gradient
+    loss: Loss = policy_gradient if not settings.entropy else partial(
+        with_term, main=policy_gradient, term=entropy, coefficient=settings.entropy)
 
     def share(suite: OpenSpiel) -> Share:
         cast = dict.fromkeys(suite.spec.seats, player(settings))

@@ -12,7 +12,8 @@ import torch
 
 from polyturn.errors import BadInput, UnknownName
 from polyturn.losses.learned import Loss, unit_of
-from polyturn.losses.regularize import entropy, kl, value_error
+from polyturn.losses.policy_gradient import policy_gradient, policy_gradient_by_turn
+from polyturn.losses.regularize import entropy, kl, value_error, with_term
 from polyturn.testing import check_loss
 from tests.losses import slow
 from tests.losses.build import close, columns, gradient, learned, parts_add_up, random_columns, same_metrics
@@ -130,3 +131,16 @@ def test_gradients_are_those_of_the_losses(seed: int) -> None:
 ])
 def test_conformance(loss: Loss) -> None:
     check_loss(loss)
+
+
+def test_a_term_is_added_with_its_coefficient() -> None:
+    # -0.5 * log 2 (k1, weight 0.5) plus 3 times itself: 4 times.
+    c = columns([-2.0], reference=[-2.0 + LOG2], weight=[0.5])
+    k1 = partial(kl, estimator="k1")
+    loss, metrics = with_term(learned(c), main=k1, term=k1, coefficient=3.0)
+    assert float(loss.detach()) == pytest.approx(-2 * LOG2) and metrics.keys() == k1(learned(c))[1].keys()
+    both = partial(with_term, main=policy_gradient, term=entropy, coefficient=0.1)
+    assert unit_of(both) == "token"
+    check_loss(both)
+    with pytest.raises(BadInput, match="of unit 'turn'"):
+        with_term(learned(c), main=policy_gradient_by_turn, term=k1, coefficient=1.0)
