@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 from polyturn.errors import UnknownName
-from polyturn.types import Call, Tool
+from polyturn.types import Call, Message, Tool
 
 Reading: TypeAlias = tuple[str, tuple[Call, ...]]
 """The text without its calls, and the calls in order (their ids empty where the format has none)."""
@@ -348,3 +348,19 @@ def grammar_of(template: str, control: Collection[str]) -> Grammar:
         if sign in control:
             return GRAMMARS[name]
     return GRAMMARS["hermes"]
+
+
+# ---------------------------------------------------------------- for people
+
+
+def in_words(message: Message) -> str:
+    """The text of a message and its calls, a line each, as people read them.
+
+    >>> in_words(Message("assistant", "Wait.", calls=(Call("c1", "find", {"id": 7}),)))
+    'Wait.\\nfind({"id": 7})'
+    """
+    lines = [message.text]
+    for call in message.calls:
+        arguments = call.raw if call.arguments is None else json.dumps(dict(call.arguments), ensure_ascii=False)
+        lines.append(f"{call.name}({arguments})")
+    return "\n".join(line for line in lines if line)

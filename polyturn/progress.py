@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from polyturn.calls import in_words
 from polyturn.types import EMPTY, Episode, Message, all_turns
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def message_lines(messages: Sequence[Message], most: int) -> list[tuple[str, str
     >>> message_lines([Message("user", "guess\\n1 to 16"), Message("assistant", "8")], most=2)
     [('user', 'guess 1 to 16'), ('assistant', '8')]
     """
-    return [(message.role, " ".join(message.text.split())) for message in list(messages)[-most:]]
+    return [(message.role, " ".join(in_words(message).split())) for message in list(messages)[-most:]]
 
 
 class Plain:

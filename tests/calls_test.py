@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyturn.calls import GRAMMARS, grammar_named, grammar_of, read_json, split_reasoning, wrap_reasoning
+from polyturn.calls import GRAMMARS, grammar_named, grammar_of, in_words, read_json, split_reasoning, wrap_reasoning
 from polyturn.errors import UnknownName
-from polyturn.types import Call, Tool
+from polyturn.types import Call, Message, Tool
 
 
 def found(grammar: str, text: str) -> tuple[str, list[tuple[str, object]]]:
@@ -178,3 +178,10 @@ def test_only_json_that_can_be_stored_is_read(raw: str) -> None:
     assert read_json(' [1, "a"]\n') == [1, "a"]
     with pytest.raises(ValueError):
         read_json(raw)
+
+
+def test_what_people_read() -> None:
+    calls = (Call("a", "f", {"x": [1, "é"]}), Call("b", "g", None, raw="{oops", error="no JSON"))
+    assert in_words(Message("assistant", "Hi.", calls=calls)) == 'Hi.\nf({"x": [1, "é"]})\ng({oops)'
+    assert in_words(Message("assistant", "", calls=calls[:1])).startswith("f(")
+    assert in_words(Message("user", "Hi.")) == "Hi."

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polyturn.calls import in_words
 from polyturn.protocols import Scores
 from polyturn.types import Episode, Message, Span, Turn
 
@@ -56,7 +57,7 @@ class Watcher:
         for index in sorted(messages):
             message = messages[index]
             who = f"{turn.seat} ({turn.policy})" if index == turn.reply else f"to {turn.seat}"
-            self.show(f"{who}: {message.text}")
+            self.show(f"{who}: {in_words(message)}")
 
     def episode(self, episode: Episode) -> None:
         """Prints how it ended."""

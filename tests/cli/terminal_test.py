@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from polyturn.cli.terminal import Watcher, read_line
-from polyturn.types import Episode, Score, Stop, Task, Turn, assistant, user
+from polyturn.types import Call, Episode, Score, Stop, Task, Turn, assistant, user
 
 
 async def test_lines_until_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,9 +58,11 @@ def test_the_watcher_prints_each_message_once_and_the_end() -> None:
     watcher = Watcher(lines.append, frozenset({"person"}))
     watcher.turn("e", Turn(0, "a", "main", (0,), 1, ()), {0: user("Move?"), 1: assistant("5")}, {})
     watcher.turn("e", Turn(1, "b", "person", (0,), 1, ()), {0: user("Move?"), 1: assistant("6")}, {})
+    asked = assistant("", calls=(Call("c", "move", {"to": 5}),))
+    watcher.turn("e", Turn(2, "a", "main", (0,), 1, ()), {1: asked}, {})
     watcher.episode(Episode("e", Task("t1", "f"), 0, stop=Stop("truncated", "too long")))
     watcher.scores("score", {"e": {"a": Score(0.5), "b": Score(None)}})
     watcher.credit(0, [])
     watcher.metrics(0, {}, stage="x")
-    assert lines == ["to a: Move?", "a (main): 5", "-- t1: truncated, too long", "-- e: score of a 0.500",
-                     "-- e: score of b abstained"]
+    assert lines == ["to a: Move?", "a (main): 5", 'a (main): move({"to": 5})', "-- t1: truncated, too long",
+                     "-- e: score of a 0.500", "-- e: score of b abstained"]
