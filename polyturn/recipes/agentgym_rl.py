@@ -1,0 +1,206 @@
+"""ScalingInter-RL: walks through a grid, the steps that a rollout may take raised as training goes on.
+
+The arms differ in the horizon alone: ``short`` and ``long`` keep the first and the last of ``horizons``, ``scaled``
+goes through all, a stage every ``every`` iterations. All arms get the same number of environment steps, and all are
+rated on the same held-out tasks at the last horizon, since a horizon changes what a score means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from polyturn.advantages.returns import value_target_N
+from polyturn.agents.chat import ChatAgent
+from polyturn.cli.subject import held_out as test_matches
+from polyturn.envs.grid import Grid, grid
+from polyturn.evaluate.benchmark import evaluate
+from polyturn.evaluate.study import Study
+from polyturn.learn.curriculum import Mixture, Share, StepBudget
+from polyturn.learn.learner import Learner
+from polyturn.learn.loop import Rule, Stage, train
+from polyturn.learn.run import Run
+from polyturn.losses.learned import Loss
+from polyturn.losses.policy_gradient import policy_gradient
+from polyturn.losses.regularize import kl, value_error
+from polyturn.losses.terms import Sum
+from polyturn.losses.weighting import token_mean
+from polyturn.methods.learning.agentgym_rl import ESTIMATORS, ScalingHorizon
+from polyturn.policies.local import Local
+from polyturn.policies.tiny import is_tiny, open_model
+from polyturn.protocols import AgentMaker, Match, Player
+from polyturn.rollout.pool import Pool
+from polyturn.rollout.spoken import spoken
+from polyturn.types import Episode, Limits, Sampling, Seat, Task
+
+STUDY = Study(
+    outcome="success", baseline="long", curve="score/grid",
+    arms={"scaled": {"arm": "scaled"}, "short": {"arm": "short"}, "long": {"arm": "long"}},
+    tried=({"lr": 1e-3}, {"lr": 3e-3}), more=("near", "far", "iterations", "env_steps"),
+    fixed={"model": "tiny", "env_steps": 20_000, "every": 12, "kl": 0.0},
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be changed from the command line."""
+
+    model: str = ""
+    """"" = the embedded SmolLM2-135M-Instruct, "tiny" = a fresh tiny model, else a folder of transformers."""
+    seed: int = 0
+    """Fixes tasks, worlds and every draw."""
+    arm: Literal["scaled", "short", "long"] = "scaled"
+    """Which of the horizons are used."""
+    horizons: tuple[int, ...] = (3, 8, 20)
+    """Environment steps of a rollout, stage by stage."""
+    every: int = 4
+    """Iterations between two horizons."""
+    env_steps: int = 4000
+    """Environment steps of training, whatever the arm."""
+    estimator: Literal["grpo", "rloo", "reinforce_plus_plus", "gae"] = "grpo"
+    """How a score becomes credit."""
+    groups: int = 8
+    """Tasks in an update."""
+    rollouts: int = 8
+    """Plays of each task."""
+    lr: float = 2e-5
+    """Learning rate."""
+    kl: float = 0.001
+    """Coefficient of the divergence from the first weights (k3); 0 = none, and no reference is kept."""
+    mask: bool = True
+    """Only replies that the rules allow."""
+    max_tokens: int = 8
+    """The longest reply."""
+    test_tasks: int = 64
+    """Held-out tasks."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers to sample and compute with; weights are float32 always."""
+    save_every: int = 10
+    """Iterations between checkpoints."""
+    concurrency: int = 64
+    """Episodes played at once."""
+
+
+async def main(settings: Settings, run: Run) -> None:
+    """Trains until the environment steps are spent, and rates held-out tasks before and after."""
+    dtype: Any = "float32" if run.deterministic else settings.dtype
+    texts = await spoken(grid()) if is_tiny(settings.model) else []
+    model = open_model(
+        settings.model, lambda: texts, seed=settings.seed, dtype=dtype, deterministic=run.deterministic,
+        progress=run.progress.note,
+    )
+    try:
+        if run.at is None:
+            run.keep(before=await rated(settings, run, model, "before"))
+        stage, budget = stage_of(settings, model)
+        await train(run, stage, save_every=settings.save_every, enough=budget.is_spent)
+        after = await rated(settings, run, model, "after")
+    finally:
+        model.close()
+    used = {"env_steps": float(budget.taken), "iterations": float(stage.learner.version)}
+    run.keep(after=after, outcome={**after, **used})
+
+
+def held_out(settings: Settings) -> list[Match]:
+    """The held-out tasks at the last horizon, whatever the arm was trained with."""
+    found = test_matches(suite_of(settings), tasks=None, trials=1, agent=player(settings))
+    return [Match(m.suite, m.task, m.cast, m.seed, limits=Limits(env_steps=settings.horizons[-1])) for m in found]
+
+
+def foresee(settings: Settings) -> dict[str, Any]:
+    """Seconds by stage on two cores for the embedded model; nothing for others, which nobody measured."""
+    if settings.model:
+        return {}
+    rating = 0.06 * settings.test_tasks * settings.horizons[-1]
+    stages = {"rating before": rating, "learn": 0.09 * settings.env_steps, "rating after": rating}
+    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """What was found, in words."""
+    found, before = results.get("outcome"), results.get("before", {})
+    if found is None:
+        return "no result: the run did not come to its end"
+    return (
+        f"success on held-out tasks at the last horizon {before['success']:.3f} -> {found['success']:.3f} (tasks of up "
+        f"to 4 steps {found['near']:.3f}, longer ones {found['far']:.3f}); {found['env_steps']:.0f} environment steps "
+        f"in {found['iterations']:.0f} updates"
+    )
+
+
+def suite_of(settings: Settings) -> Grid:
+    """The walks."""
+    return grid(test_tasks=settings.test_tasks)
+
+
+def player(settings: Settings) -> AgentMaker:
+    """A maker of the agent that plays: full history, one call for each ask."""
+    return partial(ChatAgent, sampling=Sampling(max_tokens=settings.max_tokens), mask=settings.mask)
+
+
+def horizons_of(settings: Settings) -> tuple[int, ...]:
+    """The horizons that the arm goes through."""
+    return {"scaled": settings.horizons, "short": settings.horizons[:1], "long": settings.horizons[-1:]}[settings.arm]
+
+
+async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
+    """The mean score on held-out tasks: of all, of those that need up to 4 steps, and of longer ones."""
+    run.progress.stage(f"rating {label}", 0)
+    found = await evaluate(
+        held_out(settings), {"main": model}, policy="main", label=label, recorder=run.recorder,
+        finished=run.progress.sample, pool=Pool(settings.concurrency),
+    )
+    played = [episode for group in found.groups for episode in group]
+    near = [score_of(episode) for episode in played if episode.task.payload["need"] <= 4]
+    far = [score_of(episode) for episode in played if episode.task.payload["need"] > 4]
+    return {"success": mean(near + far), "near": mean(near), "far": mean(far)}
+
+
+def score_of(episode: Episode) -> float:
+    """The agent's score. An episode that broke has none, and raises."""
+    value = episode.scores["score"]["agent"].value
+    assert value is not None
+    return value
+
+
+def mean(values: list[float]) -> float:
+    """The mean; 0 of nothing."""
+    return sum(values) / len(values) if values else 0.0
+
+
+def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget]:
+    """The one stage of training, and its budget of environment steps, which ends it: its iterations are only the most
+    that the budget allows, for a play takes at least one step."""
+    suite, seat = suite_of(settings), "agent"
+
+    def cast(task: Task) -> dict[Seat, Player]:
+        return {seat: Player(player(settings), "main")}
+
+    share = Share(suite, cast, frozenset({seat}), settings.groups, settings.rollouts)
+    scaling = ScalingHorizon(Mixture((share,), settings.seed), horizons_of(settings), settings.every)
+    budget = StepBudget(scaling, settings.env_steps)
+    learner = Learner(
+        model.model, lr=settings.lr, dtype=None if model.dtype == "float32" else model.dtype,
+        heads=("value",) if settings.estimator == "gae" else (), reference="initial" if settings.kl else None,
+    )
+    stage = Stage(
+        "learn", budget, {"main": model}, model, learner, rule_of(settings),
+        settings.env_steps // (settings.groups * settings.rollouts) + 1, pool=Pool(settings.concurrency),
+    )
+    return stage, budget
+
+
+def rule_of(settings: Settings) -> Rule:
+    """The estimator with clipped policy gradient, and the divergence from the first weights."""
+    terms: list[tuple[float, Loss]] = [(1.0, policy_gradient)]
+    if settings.kl:
+        terms.append((settings.kl, partial(kl, estimator="k3")))
+    gae = settings.estimator == "gae"
+    if gae:
+        terms.append((0.5, value_error))
+    return Rule(
+        ESTIMATORS[settings.estimator], token_mean, Sum(*terms), target=value_target_N if gae else None,
+        on_policy=not gae, proportional=len(terms) == 1,
+    )
