@@ -35,7 +35,7 @@ data: .venv/.core
 
 # Programs that the tests start and that no Python package brings.
 programs:
-	@for each in chromium:chromium bwrap:bubblewrap; do command -v $${each%%:*} > /dev/null || { \
+	@for each in chromium:chromium bwrap:bubblewrap java:default-jre-headless gcc:build-essential; do command -v $${each%%:*} > /dev/null || { \
 	echo "the tests need the program $${each%%:*}; on Debian: apt-get install $${each##*:}"; exit 1; }; done
 
 # Red if torch came with CUDA companions: half a gigabyte and more that a machine without a GPU cannot use.
