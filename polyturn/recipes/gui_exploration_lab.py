@@ -18,6 +18,7 @@ import numpy as np
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.arrays import Turns
+from polyturn.chat import Chat
 from polyturn.envs.gui_lab.actions import legal_texts, listed
 from polyturn.envs.gui_lab.app import AppSpec, Kind, make_app
 from polyturn.envs.gui_lab.env import Look
@@ -44,7 +45,7 @@ from polyturn.methods.envs.gui_exploration_lab import (
 )
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
-from polyturn.policies.tiny import open_model
+from polyturn.policies.tiny import is_tiny, learned_tokenizer, open_model, tiny_model
 from polyturn.protocols import Match, Player, Policy, Verifier
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import play
@@ -52,12 +53,15 @@ from polyturn.seeds import derive
 from polyturn.types import Episode, FloatArray, Group, Sampling, Task
 
 Arm = Literal["sft", "st_rl", "mt_rl"]
+INITIAL = 0.08
+"""Standard deviation of a tiny model's first weights; with the usual 0.02, looking up and copying take longer."""
 ORDER = ("sft", "sft_longer", "st_rl", "mt_rl")
 STUDY = Study(
     outcome="success", baseline="sft",
     arms={"sft": {"arm": "sft"}, "st_rl": {"arm": "st_rl"}, "mt_rl": {"arm": "mt_rl"}},
-    tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("reached", "static", "path", "train"), curve="learner/loss",
-    fixed={"model": "tiny", "brief": True, "branching": "4,2,1"},
+    tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("imitated", "reached", "static", "path", "train"), curve="learner/loss",
+    fixed={"model": "tiny", "brief": True, "branching": "4,2", "sft_updates": 100, "sft_tasks": 6, "sft_lr": 3e-3,
+           "iterations": 40, "steps": 12, "temperature": 1.0, "test_tasks": 40, "save_every": 100},
 )
 
 
@@ -110,13 +114,11 @@ class Settings:
 async def main(settings: Settings, run: Run) -> None:
     """The stages of the arm, then the scores."""
     lab = lab_of(settings)
-    model = open_model(
-        settings.model, partial(texts, lab), seed=settings.seed, deterministic=run.deterministic,
-        progress=run.progress.note,
-    )
+    model = model_of(settings, lab, run)
     work = _Work(settings, run, model, lab)
     try:
         await work.imitate("sft", settings.sft_updates)
+        imitated = _mean(await work.interactive("imitated"), "value")
         if settings.arm == "sft":
             await work.imitate("sft_longer", settings.iterations, first=settings.sft_updates)
         else:
@@ -124,9 +126,18 @@ async def main(settings: Settings, run: Run) -> None:
             await work.answer_again(single)
             if settings.arm == "mt_rl":
                 await work.play_whole(settings.iterations - single)
-        await work.conclude()
+        await work.conclude(imitated)
     finally:
         model.close()
+
+
+def model_of(settings: Settings, lab: GuiLab, run: Run) -> Local:
+    """The policy; a tiny one begins with larger weights than usual, since it must learn to look up and to copy."""
+    if not is_tiny(settings.model):
+        return open_model(settings.model, list, deterministic=run.deterministic, progress=run.progress.note)
+    tokenizer = learned_tokenizer(texts(lab))
+    fresh = tiny_model(len(tokenizer), settings.seed, initializer_range=INITIAL)
+    return Local(fresh, Chat(tokenizer), deterministic=run.deterministic, tokenizer=tokenizer)
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -166,7 +177,8 @@ def texts(lab: GuiLab) -> list[str]:
     found = []
     for page in app.pages:
         seen = tuple((element.name, element.centre) for element in page.seen)
-        found.append(f"From {page.name} to {page.name} by Null on {page.name}\n{listed(seen, brief=lab.look.brief)}")
+        rows = listed(seen, brief=lab.look.brief)
+        found.append(f"From {page.name} by Null\n{rows}\nTo {page.name} on {page.name} History: Page:")
         found += legal_texts(page, brief=lab.look.brief) * 2
     return found
 
@@ -253,22 +265,23 @@ class _Work:
 
     # ------------------------------------------------------------ scores
 
-    async def conclude(self) -> None:
+    async def conclude(self, imitated: float) -> None:
         """Interactive and static scores on held-out tasks, interactive ones on those trained on."""
-        test = await self._interactive("test", list(self.lab.tasks("test")))
-        seen = await self._interactive("train", stretch(self.lab, "train", 0, self.settings.test_tasks))
+        test = await self.interactive("test")
+        seen = await self._rated("played-train", self.lab, stretch(self.lab, "train", 0, self.settings.test_tasks))
         stored = Stored([], await self._solved("solved", "test", self.settings.test_tasks), verifier=StepReward())
         steps = list(judged(await self._rated("static", stored, list(stored.tasks("test")))))
         report = self.lab.report(test)
         static = static_report(steps)
         outcome = {
             "success": _mean(test, "value"), "reached": _mean(test, "reached"), "static": static["all"],
-            "path": path_accuracy(steps), "train": _mean(seen, "value"),
+            "path": path_accuracy(steps), "train": _mean(seen, "value"), "imitated": imitated,
         }
         self.run.keep(outcome=outcome, interactive=report, static=static)
 
-    async def _interactive(self, label: str, tasks: Sequence[Task]) -> list[Group]:
-        return await self._rated(f"played-{label}", self.lab, tasks)
+    async def interactive(self, label: str) -> list[Group]:
+        """The held-out tasks, played."""
+        return await self._rated(f"played-{label}", self.lab, list(self.lab.tasks("test")))
 
     async def _rated(self, label: str, suite: Any, tasks: Sequence[Task]) -> list[Group]:
         """The model's greedy play of some tasks, scored, or what an earlier attempt recorded."""

@@ -302,10 +302,12 @@ async def test_the_brief_words_of_a_play() -> None:
     driven = await drive(lab, task, 0, {"agent": lab.oracle(task)})
     assert driven.final["completed"] and driven.said[-1] == {"agent": "complete"}
     first, second = driven.heard("agent")
-    rows = first.split("\n")
-    assert rows[0] == f"From {root.name} to {goal.name} by Null on {root.name}" and rows[1] == driven.said[0]["agent"]
-    assert [row.split()[0] for row in rows[1:]] == [element.name for element in root.seen]
-    assert second.startswith(f"From {root.name} to {goal.name} by {root.name} on {goal.name}\n")
+    top, *rows, last = first.split("\n")
+    assert (top, last) == (f"From {root.name} by Null", f"To {goal.name} on {root.name}")
+    assert rows[0] == driven.said[0]["agent"]
+    assert [row.split()[0] for row in rows] == [element.name for element in root.seen]
+    assert second.startswith(f"From {root.name} by {root.name}\n")
+    assert second.endswith(f"\nTo {goal.name} on {goal.name}")
     with pytest.raises(BadInput, match="brief"):
         Look("image", brief=True)
 

@@ -42,7 +42,7 @@ async def test_two_iterations(tmp_path: Path, arm: str, stages: list[str]) -> No
     run = await finished(tmp_path / "run", arm=arm)
     assert [row["stage"] for row in read_metrics(run.folder)] == stages
     outcome = run.results["outcome"]
-    assert outcome.keys() == {"success", "reached", "static", "path", "train"}
+    assert outcome.keys() == {"success", "imitated", "reached", "static", "path", "train"}
     assert all(0 <= value <= 1 for value in outcome.values())
     assert "success" in text(run.results)
     episodes = list(read_episodes(run.folder))

@@ -38,7 +38,8 @@ class Look:
     turns: int = 8
     """Replies in a play."""
     brief: bool = False
-    """True: the short form for tiny models, without rules: pages passed as history, places of the grid for points."""
+    """True: the short form for tiny models, without rules: pages passed as history, places of the grid for points, goal
+    and page last, so that they stand right before the reply."""
 
     def __post_init__(self) -> None:
         if self.brief and self.view == "image":
@@ -169,8 +170,8 @@ class GuiEnv:
         pages = self._app.pages
         if self._look.brief:
             passed = " ".join(click.page for click in self._clicks) or "Null"
-            words = f"From {pages[self._start].name} to {pages[self._goal].name} by {passed} on {page.name}\n"
-            return words + listed(await self._screen.elements(), brief=True)
+            rows = listed(await self._screen.elements(), brief=True)
+            return f"From {pages[self._start].name} by {passed}\n{rows}\nTo {pages[self._goal].name} on {page.name}"
         words = RULES if self._look.rules else ""
         words += f"From {pages[self._start].name} to {pages[self._goal].name}.\n"
         words += f"History: {' '.join(self._history) or 'Null'}\n"

@@ -176,7 +176,7 @@ class GuiLab:
 
     def _open_page(self, task: Task, ask: Ask) -> Page:
         legal = (ask.legal or ("",))[0]
-        told = ask.messages[-1].text.partition("\n")[0] if self.look.brief else legal.partition(".\t")[0]
+        told = ask.messages[-1].text if self.look.brief else legal.partition(".\t")[0]
         return self.app_of(task).page(told.rpartition(" on ")[2])
 
     def _right(self, task: Task) -> str:
