@@ -65,14 +65,15 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """
     if (low, high) == (0, 1):
         return [0.0, 0.25, 0.5, 0.75, 1.0]
-    if high <= low:
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
         room = abs(low) * 0.1 or 1.0
         low, high = low - (room if low else 0.0), high + room
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    digits = max(12, 2 - math.floor(math.log10(step)))
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
 def line_chart(

@@ -49,3 +49,11 @@ def test_an_interval_by_hand() -> None:
 def test_numbers_are_short() -> None:
     assert all(len(compact(v)) <= 7 for v in (1e-12, 0.123456, 12.3456, 999.9, 1e5, 1e15, -0.00001234, -123456.0))
     assert compact(float("nan")) == "–"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 3e-15), (-2e-16, 1e-16), (1.0, 1.0 + 3e-16), (7.0, 7.0), (0.0, 0.0)])
+def test_ticks_of_next_to_nothing_still_span_something(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert found[0] <= low <= high <= found[-1] and found[0] < found[-1] and len(set(found)) == len(found)
+    curve = Curve("x", ((Point(0.0, low, low, low, ""), Point(1.0, high, high, high, "")),), 0)
+    assert "<svg" in line_chart([curve], label="x")
