@@ -7,6 +7,7 @@ equally many samples.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -231,11 +232,12 @@ class _Work:
             self.suite, lambda task: {"agent": player(1.0)}, frozenset({"agent"}), settings.prompts, settings.samples)
         first = -(-settings.sft_updates * settings.sft_episodes // settings.prompts)
         matches = Mixture((share,), derive("rounds", settings.seed), first=first).propose(k)
+        started = time.monotonic()
         groups = await play(
             matches, {"main": self.model}, label=f"rounds.{k}", recorder=self.run.recorder,
             finished=self.run.progress.sample)
         scored = await score_matches(matches, groups, self.run.recorder)
-        return scored, played_metrics(scored, 1.0)
+        return scored, played_metrics(scored, time.monotonic() - started)
 
     def _learned(self, learner: Learner, k: int, groups: Sequence[Group]) -> Metrics:
         """One pass over what round k gives to learn from."""
