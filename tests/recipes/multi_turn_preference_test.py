@@ -72,7 +72,7 @@ async def made_groups(model: Local, suite: Arithmetic, prompts: int) -> list[Gro
 
         return AnswerAgent(answer)
 
-    tasks = [task for task, _ in zip(suite.tasks("train"), range(prompts), strict=False)]
+    tasks = itertools.islice(suite.tasks("train"), prompts)
     matches = [Match(suite, task, {"agent": Player(partial(answer_of, task), "main")}, rollouts=2,
                      train=frozenset({"agent"})) for task in tasks]
     groups = await play(matches, {"main": Dictated(name="main", chat=model.chat)}, pool=Pool(1))
@@ -89,7 +89,7 @@ async def test_every_arm_makes_the_right_plays_likelier(tmp_path: Path, arm: Any
     assert [[is_right(episode) for episode in group] for group in groups] == [[True, False]] * 5
     learner = Learner(model.model, lr=settings.lr, reference="initial")
     metrics = work._learned(learner, 0, groups)
-    assert metrics["preference/groups"] == 5 and metrics["learner/steps"] >= 2
+    assert metrics["preference/groups"] == 5 and metrics["learner/steps"] == metrics["preference/updates"] >= 1
     turns = as_turns(lay_out(groups, "main"), learner.measure(lay_out(groups, "main")))
     assert turns.measured is not None and turns.measured.reference_N is not None
     margin_B = np.bincount(turns.tokens.trajectory_N, turns.measured.old_N - turns.measured.reference_N)
