@@ -32,7 +32,7 @@ class AuditReport:
     paths: int
     faults: list[Finding]
     waivers: Mapping[str, int]
-    """Named waiver -> the number of trained tokens it let pass."""
+    """Named waiver -> the number of trained tokens it let pass (``observations``: beside which it let others pass)."""
     unchecked: tuple[str, ...] = ()
     """What the record does not say, so that it could not be checked."""
 
@@ -184,8 +184,8 @@ class _Credit:
         if any(row[name] is not None and len(row[name]) != len(span.ids) for name in ("weight", "advantage", "old")):
             return [_finding("unknown_token", place, len(weight), f"{len(weight)} weights for {len(span.ids)} tokens")]
         waived = row["waiver"] == "demonstrations" and not span.sampled
-        if waived:
-            self.waivers["demonstrations"] = self.waivers.get("demonstrations", 0) + int(trained.sum())
+        if waived or row["waiver"] == "observations":
+            self.waivers[row["waiver"]] = self.waivers.get(row["waiver"], 0) + int(trained.sum())
         checks = {**_place_checks(row, episode, trajectory, waived), **_token_checks(row, span, waived),
                   **self._update_checks(row, span, trained)}
         return [_finding(name, {**place, "token": int((bad & trained).argmax())}, int((bad & trained).sum()), reason)

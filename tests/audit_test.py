@@ -166,6 +166,18 @@ def test_a_clean_run_is_silent(clean: Path) -> None:
     assert (said["tokens"], said["paths"], said["faults"]) == (report.tokens, report.paths, [])
 
 
+def test_updates_that_held_observations_are_named(clean: Path, tmp_path: Path) -> None:
+    """The waiver lets nothing more pass in the rows: it says what the update held beside them."""
+    folder = tmp_path / "run"
+    copytree(clean, folder)
+    in_credit(waiver="observations")(folder)
+    report = audit_run(folder)
+    row = next(row for row in read_credit(folder) if row["waiver"] == "observations")
+    assert report.faults == [] and report.waivers["observations"] == int((row["weight"] != 0).sum()) > 0
+    in_span(sampled=False)(folder)
+    assert names(audit_run(folder)) >= {"not_sampled"}
+
+
 @pytest.mark.parametrize(("name", "plant"), PLANTED, ids=[f"{i}-{name}" for i, (name, _) in enumerate(PLANTED)])
 def test_a_planted_fault_is_found(clean: Path, tmp_path: Path, name: str, plant: Callable[[Path], None]) -> None:
     folder = tmp_path / "run"

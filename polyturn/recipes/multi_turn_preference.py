@@ -44,7 +44,7 @@ from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.policies.tiny import open_model
 from polyturn.protocols import Match, Player
-from polyturn.record.credit import credit_rows
+from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.pool import play
 from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive
@@ -278,6 +278,8 @@ class _Work:
             mean = chosen_tokens(advantage_N, weight_N, tokens.group_N)
             loss = m_dpo(beta=settings.beta, nll=settings.nll, tokens=mean)
         metrics = learner.update(tokens, measured, advantage_N, weight_N, loss)
-        rows = credit_rows(tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version)
+        waiver: Waiver = "observations" if settings.arm == "single_turn_dpo" else ""
+        rows = credit_rows(
+            tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waiver=waiver)
         self.run.recorder.credit(k, rows)
         return metrics

@@ -17,9 +17,10 @@ from polyturn.arrays import BoolArray, Measured, Tokens
 from polyturn.errors import BadInput, NotFinite, UnknownName
 from polyturn.types import FloatArray, IntArray, Trajectory
 
-WAIVERS = ("demonstrations",)
-"""``demonstrations``: the stage learns by likelihood from tokens that a script wrote."""
-Waiver = Literal["", "demonstrations"]
+WAIVERS = ("demonstrations", "observations")
+"""``demonstrations``: the stage learns by likelihood from tokens that a script wrote. ``observations``: its updates
+also held tokens that nobody sampled and no turn owns (a baseline that does not mask them); rows hold sampled ones."""
+Waiver = Literal["", "demonstrations", "observations"]
 
 
 def credit_rows(

@@ -24,7 +24,7 @@ from polyturn.policies.tiny import open_model
 from polyturn.progress import make_progress
 from polyturn.protocols import Ask, Match, Player
 from polyturn.recipes.multi_turn_preference import STUDY, Settings, _Work, batches, held_out, main, texts
-from polyturn.record.read import read_metrics
+from polyturn.record.read import read_credit, read_metrics
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import Pool, play
 from polyturn.rollout.score import score_matches
@@ -89,6 +89,8 @@ async def test_every_arm_makes_the_right_plays_likelier(tmp_path: Path, arm: Any
     assert [[is_right(episode) for episode in group] for group in groups] == [[True, False]] * 5
     learner = Learner(model.model, lr=settings.lr, reference="initial")
     metrics = work._learned(learner, 0, groups)
+    waivers = {row["waiver"] for row in read_credit(tmp_path)}
+    assert waivers == ({"observations"} if arm == "single_turn_dpo" else {""})
     assert metrics["preference/groups"] == 5 and metrics["learner/steps"] == metrics["preference/updates"] >= 1
     turns = as_turns(lay_out(groups, "main"), learner.measure(lay_out(groups, "main")))
     assert turns.measured is not None and turns.measured.reference_N is not None
