@@ -185,8 +185,9 @@ class Scoring(Protocol):
         """Per path, log p(id_t | ids before t) for t >= 1; the first entry is NaN."""
         ...
 
-    async def distributions(self, path: IntArray) -> FloatArray:
-        """Log-probabilities [T, V] of the next id after each position of one path."""
+    async def distributions(self, path: IntArray, *, first: int = 0) -> FloatArray:
+        """Log-probabilities [T - first, V] of the next id after each position of one path from ``first`` on; what
+        stands before ``first`` may come from a cache."""
         ...
 
 

@@ -189,16 +189,22 @@ class Local:
         ))
         return found
 
-    async def distributions(self, path: IntArray) -> FloatArray:
-        """Log-probabilities [T, V] of the next id after each position."""
+    async def distributions(self, path: IntArray, *, first: int = 0) -> FloatArray:
+        """Log-probabilities [T - first, V] of the next id after each position from ``first`` on; the beginning of the
+        path is read from a cache where one holds it. Raises: BadInput for ``first`` outside the path."""
+        if not 0 <= first < len(path):
+            raise BadInput(f"first is {first} of a path of {len(path)} ids; expected a position in it")
         self._refuse_unpublished()
-        rows: list[FloatArray] = []
+        found: list[FloatArray] = []
 
-        def keep(first: int, logits: torch.Tensor) -> None:
-            rows.append(torch.log_softmax(logits, -1).double().numpy())
+        def keep(at: int, logits: torch.Tensor) -> None:
+            rows = torch.log_softmax(logits, -1).double().numpy()
+            if not found:
+                found.append(np.full((len(path) - first, rows.shape[1]), np.nan))
+            found[0][at - first : at - first + len(rows)] = rows
 
-        await self._answered(scored_request(path, keep))
-        return np.concatenate(rows)
+        await self._answered(scored_request(path, keep, first=first))
+        return found[0]
 
     # -------------------------------------------------------- weights
 

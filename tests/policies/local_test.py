@@ -12,6 +12,7 @@ import torch
 from polyturn.chat import Chat
 from polyturn.errors import BadInput, PolicyFailed
 from polyturn.policies.local import Local, with_lora
+from polyturn.policies.sampler.plain import Plain
 from polyturn.protocols import Policy, Scoring
 from polyturn.types import IntArray, Sampling, assistant, system, user
 from tests.policies.tiny import (
@@ -113,6 +114,34 @@ async def test_scoring_equals_a_plain_forward() -> None:
     assert rows.shape == (40, 258)
     assert np.abs(np.exp(rows).sum(-1) - 1).max() < 1e-5
     assert np.abs(rows[np.arange(39), paths[2][1:]] - plain_logprobs(model, paths[2][:1], paths[2][1:])).max() < 1e-4
+    policy.close()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_distributions_from_a_position_on_continue_a_cached_beginning(deterministic: bool) -> None:
+    policy = tiny_local(tiny_model(), deterministic=deterministic)
+    path = np.random.default_rng(1).integers(0, 256, 600).astype(np.int32)
+    whole = await policy.distributions(path)
+    before = policy.stats.prefilled
+    rows = await policy.distributions(path, first=580)
+    assert rows.shape == (20, 258) and np.abs(rows - whole[580:]).max() < (1e-12 if deterministic else 1e-4)
+    assert policy.stats.prefilled - before == 20  # the first 580 came from the cache
+    other = await asyncio.gather(*(policy.distributions(path[:size], first=size - 5) for size in (300, 301, 599)))
+    for size, found in zip((300, 301, 599), other, strict=True):
+        assert np.abs(found - whole[size - 5 : size]).max() < 1e-4
+    for first in (-1, 600):
+        with pytest.raises(BadInput, match="expected a position in it"):
+            await policy.distributions(path, first=first)
+    policy.close()
+
+
+async def test_a_model_without_slots_gives_the_same_rows_from_a_position_on() -> None:
+    policy = tiny_local(tiny_model())
+    path = np.random.default_rng(1).integers(0, 256, 60).astype(np.int32)
+    whole = await policy.distributions(path)
+    policy._engine.stepper = Plain(policy.model)
+    rows = await policy.distributions(path, first=50)
+    assert rows.shape == (10, 258) and np.abs(rows - whole[50:]).max() < 1e-4
     policy.close()
 
 

@@ -66,9 +66,9 @@ class Driven:
             input_ids=ids_T[None].to(device), position_ids=position_T[None].to(device), use_cache=False,
             logits_to_keep=torch.tensor(self._padded(wanted)), polyturn_rows=rows,
         ).logits[0].float().cpu()
-        for request, count, place in scored:
+        for request, at, count, place in scored:
             assert request.score is not None
-            request.score(request.fed, logits[place : place + count])
+            request.score(at, logits[place : place + count])
         for request, count in portions:
             self.slots.advance(request, count)
         return ready, logits, lost
@@ -116,23 +116,26 @@ class Driven:
 
     def _wanted(
         self, portions: Sequence[tuple[Request, int]]
-    ) -> tuple[list[int], list[Request], list[tuple[Request, int, int]]]:
-        """Rows to project onto the vocabulary: the last of each finished prompt first, then all of scored paths."""
+    ) -> tuple[list[int], list[Request], list[tuple[Request, int, int, int]]]:
+        """Rows to project onto the vocabulary: the last of each finished prompt first, then those of scored paths from
+        their first wanted position on, as (request, position, count, place)."""
         wanted: list[int] = []
         ready: list[Request] = []
         more: list[int] = []
-        scored: list[tuple[Request, int, int]] = []
+        scored: list[tuple[Request, int, int, int]] = []
         row = 0
         for request, count in portions:
             if request.score is not None:
-                scored.append((request, count, len(more)))
-                more.extend(range(row, row + count))
+                skip = min(max(request.first - request.fed, 0), count)
+                if skip < count:
+                    scored.append((request, request.fed + skip, count - skip, len(more)))
+                    more.extend(range(row + skip, row + count))
             elif count == request.pending:
                 wanted.append(row + count - 1)
                 ready.append(request)
             row += count
         first = len(wanted)
-        return wanted + more, ready, [(request, count, first + place) for request, count, place in scored]
+        return wanted + more, ready, [(r, at, count, first + place) for r, at, count, place in scored]
 
     def _padded(self, wanted: Sequence[int]) -> list[int]:
         if self.deterministic:

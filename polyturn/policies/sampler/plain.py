@@ -44,7 +44,7 @@ class Plain:
         for request in requests:
             logits = self._forward(request)
             if request.score is not None:
-                request.score(0, logits)
+                request.score(request.first, logits[request.first :])
             else:
                 ready.append(request)
                 rows.append(logits[-1])

@@ -46,7 +46,8 @@ class Request:
     trie: Trie | None = None
     text: Callable[[Sequence[int]], str] | None = None
     score: Callable[[int, Any], None] | None = None
-    """Of a path that is only scored: takes (first position, logits at it and after) as they come."""
+    """Of a path that is only scored: takes (position, logits at it and after) as they come, from ``first`` on."""
+    first: int = 0
     prompt: int = 0
     fed: int = 0
     cached: int = -1
@@ -124,10 +125,10 @@ def drawn_request(
     return request
 
 
-def scored_request(ids: IntArray, score: Callable[[int, Any], None]) -> Request:
-    """A request that adds nothing and hands the logits after each of ``ids`` to ``score``."""
+def scored_request(ids: IntArray, score: Callable[[int, Any], None], *, first: int = 0) -> Request:
+    """A request that adds nothing and hands the logits after each of ``ids``, from ``first`` on, to ``score``."""
     path = np.asarray(ids, np.int32)
-    return Request(path, len(path), Sampling(), lambda: 0.0, 0, score=score, prompt=len(path))
+    return Request(path, len(path), Sampling(), lambda: 0.0, 0, score=score, first=first, prompt=len(path))
 
 
 def trie_of(choices: Sequence[IntArray]) -> Trie:

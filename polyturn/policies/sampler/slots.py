@@ -125,7 +125,7 @@ class Slots:
         Its own continued slot, else a copy (fork) of another's beginning. False = wait: all slots are taken, or
         another request is about to compute a long common beginning.
         """
-        ids = request.path[: request.length - 1] if request.score is None else request.path[:0]
+        ids = request.path[: request.length - 1 if request.score is None else request.first]
         best, length = -1, 0
         for index, slot in enumerate(self.slots):
             shared = slot.common(ids)

@@ -1,0 +1,1 @@
+"""Reading recorded episodes: what happened, and why."""
