@@ -87,17 +87,17 @@ TOOLS: Final = (
 PRODUCTS: Final = {"lamp": "1,250", "chair": "80", "rug": "2,400", "clock": "35"}
 
 
-def shop(task_id: str) -> dict[str, Any]:
-    """The database of a task, fresh each time: every customer has one or more of the eight orders."""
+def shop(task_id: str, orders: int = len(VALUES["order"])) -> dict[str, Any]:
+    """The database of a task, fresh each time: the first ``orders`` orders, each of a customer drawn for it."""
     draws = generator(FAMILY, "shop", task_id)
-    owners = [NAMES[int(index)] for index in draws.integers(len(NAMES), size=len(VALUES["order"]))]
-    orders = {
+    owners = [_drawn(draws, NAMES) for _ in range(orders)]
+    rows = {
         order: {"customer": owner, "product": _drawn(draws, tuple(PRODUCTS)), "colour": _drawn(draws, VALUES["colour"]),
                 "size": _drawn(draws, VALUES["size"]), "city": _drawn(draws, VALUES["city"]),
                 "status": _drawn(draws, STATES), "reason": "", "refund": ""}
-        for order, owner in zip(VALUES["order"], owners, strict=True)
+        for order, owner in zip(VALUES["order"][:orders], owners, strict=True)
     }
-    return {"orders": orders, "products": {name: {"price": price} for name, price in PRODUCTS.items()}, "notes": []}
+    return {"orders": rows, "products": {name: {"price": price} for name, price in PRODUCTS.items()}, "notes": []}
 
 
 def _drawn(draws: np.random.Generator, values: tuple[str, ...]) -> str:
@@ -124,7 +124,8 @@ class Shop:
         if set(arguments) != set(wanted) or not all(isinstance(value, str) for value in arguments.values()):
             raise Refused(f"{name} needs exactly {', '.join(wanted)}, as texts")
         for fact, value in arguments.items():
-            if fact in VALUES and value not in VALUES[fact]:
+            known = self._data["orders"] if fact == "order" else VALUES.get(fact, (value,))
+            if value not in known:
                 raise Refused(f"there is no {fact} {value}")
         answer = getattr(self, f"_{name}", None) or partial(self._write, name)
         return json.dumps(answer(**arguments))
@@ -161,18 +162,21 @@ class Shop:
 # ---------------------------------------------------------------- tasks
 
 
-def payload_of(split: str, index: int, *, kinds: tuple[str, ...], hidden: float) -> dict[str, Any]:
+def payload_of(
+    split: str, index: int, *, kinds: tuple[str, ...], hidden: float, orders: int = len(VALUES["order"])
+) -> dict[str, Any]:
     """What task ``index`` of a split is about: the customer, the wish (its tool and facts), and the fact held back
     (``""`` for none, which happens with probability ``1 - hidden``)."""
     draws = generator(FAMILY, split, index)
     kind = kinds[int(draws.integers(len(kinds)))]
-    data = shop(f"{FAMILY}/{split}/{index}")
-    order = _drawn(draws, VALUES["order"])
-    facts = {fact: _other(draws, fact, data["orders"][order].get(fact, "")) for fact in KINDS[kind]} | {"order": order}
+    data = shop(f"{FAMILY}/{split}/{index}", orders)
+    order = _drawn(draws, VALUES["order"][:orders])
+    row = {**data["orders"][order], "order": order}
+    facts = {fact: order if fact == "order" else _other(draws, fact, row[fact]) for fact in KINDS[kind]}
     held = draws.random() < hidden
     outputs = [data["orders"][order]["status"]] if kind == "get_order" else []
     return {"customer": data["orders"][order]["customer"], "kind": kind, "facts": facts,
-            "hidden": KINDS[kind][-1] if held else "", "outputs": outputs}
+            "hidden": KINDS[kind][-1] if held else "", "outputs": outputs, "orders": orders}
 
 
 def _other(draws: np.random.Generator, fact: str, now: str) -> str:
@@ -182,7 +186,7 @@ def _other(draws: np.random.Generator, fact: str, now: str) -> str:
 
 def gold_of(task: Task) -> Mapping[str, Any]:
     """The database as it should be after a task: its wish granted, and nothing else."""
-    shop_of_task = Shop(shop(task.id))
+    shop_of_task = Shop(shop(task.id, task.payload["orders"]))
     shop_of_task.call(task.payload["kind"], task.payload["facts"])
     return shop_of_task.state()
 
@@ -273,7 +277,12 @@ def scripted_agent(task: Task, *, guess: str = "") -> Answer:
 # ---------------------------------------------------------------- the suite
 
 
-@dataclass(frozen=True)
+SPEC: Final = Spec(
+    FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules", licence="Apache-2.0",
+)
+
+
+@dataclass
 class OrderDesk:
     """The suite; seats ``agent`` and ``user``, the latter taken by rule unless a match casts somebody else."""
 
@@ -281,7 +290,9 @@ class OrderDesk:
     hidden: float = 1.0
     rules: Rules = Rules()
     test_tasks: int = 64
+    orders: int = len(VALUES["order"])
     verifier: EndState = EndState()
+    spec: Spec = SPEC
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -289,12 +300,9 @@ class OrderDesk:
                 raise UnknownName("wish", kind, KINDS)
         if not self.kinds or not 0 <= self.hidden <= 1:
             raise BadInput(f"kinds is {self.kinds} and hidden {self.hidden}; expected a kind or more, and 0..1")
-
-    @property
-    def spec(self) -> Spec:
-        """Two seats, a step for every reply."""
-        return Spec(FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules",
-                    licence="Apache-2.0")
+        least = 2 if "get_order" in self.kinds else 1
+        if not least <= self.orders <= len(VALUES["order"]):
+            raise BadInput(f"orders is {self.orders}; expected {least} to {len(VALUES['order'])} of these kinds")
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -303,12 +311,12 @@ class OrderDesk:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """Tasks without end in ``train``, ``test_tasks`` in ``test``. Raises: UnknownName."""
-        made = partial(payload_of, split, kinds=self.kinds, hidden=self.hidden)
+        made = partial(payload_of, split, kinds=self.kinds, hidden=self.hidden, orders=self.orders)
         return numbered(FAMILY, split, test=self.test_tasks, payload=made, limits=Limits(env_steps=64))
 
     async def make(self, task: Task, seed: int) -> Dialogue:
         """A dialogue with a database of its own; the task decides all, the seed nothing."""
-        return Dialogue(script_of(task), Shop(shop(task.id)), self.rules)
+        return Dialogue(script_of(task), Shop(shop(task.id, task.payload["orders"])), self.rules)
 
     async def close(self) -> None:
         """Nothing is shared."""
@@ -331,11 +339,12 @@ def _by_seat(players: Mapping[Seat, Answer]) -> Answer:
 
 
 def order_desk(
-    *, kinds: tuple[str, ...] = tuple(KINDS), hidden: float = 1.0, live: bool = True, test_tasks: int = 64
+    *, kinds: tuple[str, ...] = tuple(KINDS), hidden: float = 1.0, live: bool = True, test_tasks: int = 64,
+    orders: int = len(VALUES["order"]),
 ) -> OrderDesk:
     """The suite of the order desk; score 1 if the database ended as the wish says and what was asked was told, else 0.
 
     ``kinds`` chooses among the wishes (:data:`KINDS`), ``hidden`` is the share of tasks whose user holds a fact back,
-    ``live=False`` plays the user's first message alone. Oracle 1, null 0.
+    ``live=False`` plays the user's first message alone, ``orders`` is their number in the shop. Oracle 1, null 0.
     """
-    return OrderDesk(kinds, hidden, Rules(live=live), test_tasks)
+    return OrderDesk(kinds, hidden, Rules(live=live), test_tasks, orders)

@@ -6,13 +6,14 @@ through sampler and learner as any other model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from polyturn.chat import Chat
 from polyturn.errors import BadInput
 from polyturn.policies.local import CACHE_BYTES, Local, with_lora
+from polyturn.types import EMPTY
 
 TINY = "tiny"
 START, END = "<|im_start|>", "<|im_end|>"
@@ -32,12 +33,13 @@ FRAME = "system user assistant tool tools<tool_call>\n{\"name\": \"\", \"argumen
 def open_model(
     model: str, texts: Callable[[], Sequence[str]], *, seed: int = 0, dtype: Literal["float32", "bfloat16"] = "float32",
     deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, name: str = "main",
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None, shape: Mapping[str, Any] = EMPTY,
 ) -> Local:
     """The policy that a recipe's setting ``model`` names: ``""`` = the embedded SmolLM2-135M-Instruct, ``"tiny"`` = a
     fresh tiny model whose tokenizer is learned from ``texts()``, anything else = a folder of transformers.
 
-    ``seed`` fixes the tiny model's first weights. Raises: BadInput as :meth:`polyturn.policies.local.Local.load`.
+    ``seed`` fixes the tiny model's first weights, ``shape`` changes its configuration (``{"initializer_range": 0.08}``:
+    attention that copies is learned in fewer updates). Raises: BadInput as :meth:`polyturn.policies.local.Local.load`.
     """
     if model != TINY:
         return Local.load(
@@ -45,7 +47,7 @@ def open_model(
             progress=progress,
         )
     tokenizer = learned_tokenizer(texts())
-    fresh = tiny_model(len(tokenizer), seed)
+    fresh = tiny_model(len(tokenizer), seed, **shape)
     return Local(
         with_lora(fresh, lora) if lora else fresh, Chat(tokenizer), name=name, dtype=dtype,
         deterministic=deterministic, cache_bytes=cache_bytes, tokenizer=tokenizer,

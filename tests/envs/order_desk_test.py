@@ -154,6 +154,13 @@ async def test_a_policy_in_the_users_seat() -> None:
     assert trajectory is not None and len(trajectory.turns) == 3
 
 
+async def test_a_shop_of_one_order() -> None:
+    task = tasks(1, kinds=("set_size",), orders=1)[0]
+    assert task.payload["facts"]["order"] == "A1" and list(shop(task.id, 1)["orders"]) == ["A1"]
+    with pytest.raises(Refused, match="no order A2"):
+        Shop(shop(task.id, 1)).call("get_order", {"order": "A2"})
+
+
 async def test_rollouts_of_one_task_share_no_database() -> None:
     suite, task = order_desk(), tasks(1, kinds=("set_size",))[0]
     first, second = await suite.make(task, 0), await suite.make(task, 0)
@@ -173,4 +180,6 @@ def test_unknown_wishes_and_splits() -> None:
         order_desk(kinds=("set_sise",))
     with pytest.raises(BadInput):
         order_desk(hidden=2.0)
+    with pytest.raises(BadInput, match="expected 2 to 8"):
+        order_desk(orders=1)
     assert isinstance(rule_user(tasks(1)[0])(Ask("user")), Message)
