@@ -1,0 +1,1 @@
+"""Methods that read what was recorded: what happened, and why."""
