@@ -12,34 +12,42 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from polyturn.advantages.returns import value_target_N
-from polyturn.agents.chat import ChatAgent
+from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.arrays import Turns
 from polyturn.cli.subject import held_out as test_matches
 from polyturn.envs.grid import Grid, grid
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, train
+from polyturn.learn.loop import Rule, Stage, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
+from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.regularize import kl, value_error
 from polyturn.losses.terms import Sum
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.agentgym_rl import ESTIMATORS, ScalingHorizon
+from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.policies.tiny import is_tiny, open_model
 from polyturn.protocols import AgentMaker, Match, Player
 from polyturn.rollout.pool import Pool
 from polyturn.rollout.spoken import spoken
-from polyturn.types import Episode, Limits, Sampling, Seat, Task
+from polyturn.seeds import derive
+from polyturn.types import Episode, FloatArray, Limits, Sampling, Seat, Task
 
+ORDER = ("warm", "learn")
 STUDY = Study(
     outcome="success", baseline="long", curve="score/grid",
     arms={"scaled": {"arm": "scaled"}, "short": {"arm": "short"}, "long": {"arm": "long"}},
-    tried=({"lr": 1e-3}, {"lr": 3e-3}), more=("near", "far", "iterations", "env_steps"),
-    fixed={"model": "tiny", "env_steps": 20_000, "every": 12, "kl": 0.0},
+    tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("before", "near", "far", "iterations", "env_steps"),
+    fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "env_steps": 6000, "every": 10, "groups": 8,
+           "rollouts": 4, "test_tasks": 64, "kl": 0.0},
 )
 
 
@@ -57,23 +65,28 @@ class Settings:
     """Environment steps of a rollout, stage by stage."""
     every: int = 4
     """Iterations between two horizons."""
-    env_steps: int = 4000
+    env_steps: int = 800
     """Environment steps of training, whatever the arm."""
     estimator: Literal["grpo", "rloo", "reinforce_plus_plus", "gae"] = "grpo"
     """How a score becomes credit."""
-    groups: int = 8
+    groups: int = 4
     """Tasks in an update."""
-    rollouts: int = 8
+    rollouts: int = 4
     """Plays of each task."""
     lr: float = 2e-5
     """Learning rate."""
+    warm_updates: int = 0
+    """Updates on play by the oracle, before, each on ``groups * rollouts`` tasks; a model that knows nothing needs
+    them. The paper starts from an instructed model."""
+    warm_lr: float = 3e-5
+    """Learning rate of these."""
     kl: float = 0.001
     """Coefficient of the divergence from the first weights (k3); 0 = none, and no reference is kept."""
     mask: bool = True
     """Only replies that the rules allow."""
     max_tokens: int = 8
     """The longest reply."""
-    test_tasks: int = 64
+    test_tasks: int = 32
     """Held-out tasks."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers to sample and compute with; weights are float32 always."""
@@ -92,30 +105,22 @@ async def main(settings: Settings, run: Run) -> None:
         progress=run.progress.note,
     )
     try:
-        if run.at is None:
+        await imitate(settings, run, model)
+        if run.at is None or run.at[0] == "warm":
             run.keep(before=await rated(settings, run, model, "before"))
         stage, budget = stage_of(settings, model)
         await train(run, stage, save_every=settings.save_every, enough=budget.is_spent)
         after = await rated(settings, run, model, "after")
     finally:
         model.close()
-    used = {"env_steps": float(budget.taken), "iterations": float(stage.learner.version)}
-    run.keep(after=after, outcome={**after, **used})
+    used = {"env_steps": float(budget.taken), "iterations": float(stage.learner.version - settings.warm_updates)}
+    run.keep(after=after, outcome={**after, "before": run.results["before"]["success"], **used})
 
 
 def held_out(settings: Settings) -> list[Match]:
     """The held-out tasks at the last horizon, whatever the arm was trained with."""
     found = test_matches(suite_of(settings), tasks=None, trials=1, agent=player(settings))
     return [Match(m.suite, m.task, m.cast, m.seed, limits=Limits(env_steps=settings.horizons[-1])) for m in found]
-
-
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores for the embedded model; nothing for others, which nobody measured."""
-    if settings.model:
-        return {}
-    rating = 0.06 * settings.test_tasks * settings.horizons[-1]
-    stages = {"rating before": rating, "learn": 0.09 * settings.env_steps, "rating after": rating}
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -158,6 +163,33 @@ async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[
     return {"success": mean(near + far), "near": mean(near), "far": mean(far)}
 
 
+async def imitate(settings: Settings, run: Run, model: Local) -> None:
+    """Likelihood of the oracle's play."""
+    if not settings.warm_updates or passed(run, "warm", ORDER):
+        return
+    suite = suite_of(settings)
+
+    def cast(task: Task) -> dict[Seat, Player]:
+        return {"agent": Player(lambda: AnswerAgent(suite.oracle(task)), "main")}
+
+    share = Share(suite, cast, frozenset({"agent"}), settings.groups * settings.rollouts, 1)
+    rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
+    await train(run, Stage(
+        "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
+        model, learner_of(model, settings.warm_lr), rule, settings.warm_updates, pool=Pool(settings.concurrency),
+    ))
+
+
+def ones(turns: Turns) -> FloatArray:
+    """Imitation weighs all demonstrated tokens alike."""
+    return np.ones(turns.kept_BK.shape)
+
+
+def learner_of(model: Local, lr: float, **more: Any) -> Learner:
+    """A learner of all weights."""
+    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype, **more)
+
+
 def score_of(episode: Episode) -> float:
     """The agent's score. An episode that broke has none, and raises."""
     value = episode.scores["score"]["agent"].value
@@ -173,18 +205,16 @@ def mean(values: list[float]) -> float:
 def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget]:
     """The one stage of training, and its budget of environment steps, which ends it: its iterations are only the most
     that the budget allows, for a play takes at least one step."""
-    suite, seat = suite_of(settings), "agent"
+    suite, seat, first = suite_of(settings), "agent", settings.warm_updates * settings.rollouts
 
     def cast(task: Task) -> dict[Seat, Player]:
         return {seat: Player(player(settings), "main")}
 
     share = Share(suite, cast, frozenset({seat}), settings.groups, settings.rollouts)
-    scaling = ScalingHorizon(Mixture((share,), settings.seed), horizons_of(settings), settings.every)
+    scaling = ScalingHorizon(Mixture((share,), settings.seed, first=first), horizons_of(settings), settings.every)
     budget = StepBudget(scaling, settings.env_steps)
-    learner = Learner(
-        model.model, lr=settings.lr, dtype=None if model.dtype == "float32" else model.dtype,
-        heads=("value",) if settings.estimator == "gae" else (), reference="initial" if settings.kl else None,
-    )
+    heads = ("value",) if settings.estimator == "gae" else ()
+    learner = learner_of(model, settings.lr, heads=heads, reference="initial" if settings.kl else None)
     stage = Stage(
         "learn", budget, {"main": model}, model, learner, rule_of(settings),
         settings.env_steps // (settings.groups * settings.rollouts) + 1, pool=Pool(settings.concurrency),

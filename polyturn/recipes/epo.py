@@ -8,7 +8,7 @@ update is that of the bonus. Held-out tasks give the success; the record gives t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from polyturn.policies.tiny import is_tiny, open_model
 from polyturn.protocols import AgentMaker, Match, Player, Policy
 from polyturn.record.read import read_metrics
 from polyturn.rollout.spoken import spoken
+from polyturn.seeds import derive
 from polyturn.types import FloatArray, Limits, Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
@@ -42,8 +43,9 @@ STUDY = Study(
     outcome="success", baseline="none", curve="learner/entropy",
     arms={"none": {"arm": "none"}, "bonus": {"arm": "bonus"}, "hinge": {"arm": "hinge"},
           "hinge_phase": {"arm": "hinge_phase"}},
-    tried=({"lr": 1e-3}, {"lr": 3e-3}), more=("entropy_std", "entropy_last"),
-    fixed={"model": "tiny", "iterations": 40, "coefficient": 0.02, "low": 0.5, "high": 1.2},
+    tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("before", "entropy_std", "entropy_last"),
+    fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "groups": 8, "rollouts": 4, "iterations": 30,
+           "horizon": 12, "test_tasks": 64, "coefficient": 0.02, "low": 0.5, "high": 1.2},
 )
 
 
@@ -59,11 +61,11 @@ class Settings:
     """Fixes tasks, worlds and every draw."""
     arm: Literal["none", "bonus", "hinge", "hinge_phase", "official"] = "hinge_phase"
     """What stands beside the policy gradient."""
-    iterations: int = 20
+    iterations: int = 8
     """Updates."""
-    groups: int = 8
+    groups: int = 4
     """Tasks in an update."""
-    rollouts: int = 8
+    rollouts: int = 4
     """Plays of each task."""
     horizon: int = 16
     """Environment steps of a play, in training and in the table."""
@@ -80,14 +82,14 @@ class Settings:
     scope: Literal["token", "turn"] = "token"
     """Whose entropy is compared with the band: each token's, or its turn's mean."""
     warm_updates: int = 0
-    """Updates on play by the environment's oracle, before."""
+    """Updates on play by the environment's oracle, before, each on ``groups * rollouts`` tasks."""
     warm_lr: float = 3e-5
     """Learning rate of these."""
     mask: bool = True
     """Only replies that the rules allow, where the environment lists them."""
     max_tokens: int = 24
     """The longest reply."""
-    test_tasks: int = 64
+    test_tasks: int = 32
     """Held-out tasks."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers to sample and compute with; weights are float32 always."""
@@ -115,20 +117,13 @@ async def main(settings: Settings, run: Run) -> None:
             model.close()
     finally:
         await suite.close()
-    run.keep(after=after, outcome={"success": after, **entropy_figures(run)})
+    before = run.results["before"]
+    run.keep(after=after, outcome={"success": after, "before": before, **entropy_figures(run)})
 
 
 def held_out(settings: Settings) -> list[Match]:
     """The held-out matches."""
     return matches_of(settings, suite_of(settings.environment))
-
-
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores for the embedded model on the grid; nothing for others, which nobody measured."""
-    if settings.model or settings.environment != "grid":
-        return {}
-    played = settings.iterations * settings.groups * settings.rollouts * settings.horizon
-    return {"seconds": 0.09 * played, "stages": {"learn": 0.09 * played}, "bytes": 6 * 2**30}
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -168,11 +163,12 @@ async def imitate(settings: Settings, run: Run, model: Local, suite: Any) -> Non
     if not settings.warm_updates or passed(run, "warm", ORDER):
         return
     rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
-    share = share_of(settings, suite, lambda task: partial(scripted, suite, task))
+    plays = settings.groups * settings.rollouts
+    share = replace(share_of(settings, suite, lambda task: partial(scripted, suite, task)), groups=plays, rollouts=1)
     policy = Dictated(name="main", chat=model.chat)
     await train(run, Stage(
-        "warm", Mixture((share,), settings.seed), {"main": policy}, model, learner_of(model, settings.warm_lr), rule,
-        settings.warm_updates,
+        "warm", Mixture((share,), derive("warm", settings.seed)), {"main": policy}, model,
+        learner_of(model, settings.warm_lr), rule, settings.warm_updates,
     ))
 
 
@@ -186,7 +182,7 @@ async def learn(settings: Settings, run: Run, model: Local, suite: Any) -> None:
     policies: dict[str, Policy] = {"main": model}
     share = share_of(settings, suite, lambda task: player(settings))
     await train(run, Stage(
-        "learn", Mixture((share,), settings.seed, first=settings.warm_updates), policies, model,
+        "learn", Mixture((share,), settings.seed, first=settings.warm_updates * settings.rollouts), policies, model,
         learner_of(model, settings.lr), rule, settings.iterations, memory={"history": history},
     ))
 

@@ -14,7 +14,7 @@ from polyturn.learn.curriculum import steps_of
 from polyturn.learn.run import Run
 from polyturn.policies.tiny import open_model
 from polyturn.progress import make_progress
-from polyturn.recipes.agentgym_rl import STUDY, Settings, foresee, held_out, main, stage_of, text
+from polyturn.recipes.agentgym_rl import STUDY, Settings, held_out, main, stage_of, text
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
 
@@ -41,7 +41,8 @@ def steps_by_iteration(run: Run) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize(("arm", "more", "most"), [
-    ("scaled", {}, [2, 3, 5, 5]), ("short", {"kl": 0.0}, [2] * 9), ("long", {"estimator": "rloo"}, [5] * 9),
+    ("scaled", {}, [2, 3, 5, 5]), ("short", {"kl": 0.0, "warm_updates": 1}, [2] * 9),
+    ("long", {"estimator": "rloo"}, [5] * 9),
     ("scaled", {"estimator": "reinforce_plus_plus", "mask": False}, [2, 3, 5, 5]),
     ("scaled", {"estimator": "gae", "kl": 0.0}, [2, 3, 5, 5]),
 ])
@@ -56,7 +57,8 @@ async def test_every_arm_keeps_its_horizon_and_its_budget(
     assert run.results["outcome"]["env_steps"] == sum(whole) and run.results["outcome"]["iterations"] == len(whole)
     assert "environment steps" in text(run.results)
     cut = sum(e.stop.kind == "truncated" for e in read_episodes(run.folder) if e.id.startswith("learn."))
-    assert cut == sum(row["values"]["rollout/truncated"] for row in read_metrics(run.folder)) > 0
+    assert cut == sum(row["values"]["rollout/truncated"] for row in read_metrics(run.folder)
+                      if row["stage"] == "learn") > 0
     assert audit_run(run.folder).faults == []
 
 
@@ -71,7 +73,6 @@ def test_held_out_tasks_are_rated_at_the_last_horizon_whatever_the_arm() -> None
         matches = held_out(replace(SMALL, arm=arm))  # type: ignore[arg-type]
         assert len(matches) == 4 and {match.limits.env_steps for match in matches} == {5}
     assert STUDY.baseline == "long" and STUDY.arms.keys() == {"scaled", "short", "long"}
-    assert foresee(SMALL) == {} and foresee(Settings())["seconds"] > 0
     assert "did not come" in text({})
 
 
