@@ -8,7 +8,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +53,8 @@ class WordIndex:
         self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
         ids = [[self._ids[word] for word in text] for text in texts]
         if self._ids:
-            self._index.index((ids, dict(self._ids)), show_progress=False)
+            with _no_progress_thread():
+                self._index.index((ids, dict(self._ids)), show_progress=False)
 
     def scores(self, query: str) -> FloatArray:
         """The score of every document, 0 where no word of the query stands in it; a word said twice counts twice."""
@@ -63,6 +67,20 @@ class WordIndex:
         """At most ``count`` documents that share a word with the query, best first."""
         found = self.scores(query)
         return [hit for hit in best(found, count) if hit[1] > 0]
+
+
+@contextmanager
+def _no_progress_thread() -> Iterator[None]:
+    """bm25s makes its progress bars also when they are not shown, and the first bar of a process starts a thread."""
+    bars: Any = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    before = None if bars is None else bars.monitor_interval
+    try:
+        if bars is not None:
+            bars.monitor_interval = 0
+        yield
+    finally:
+        if bars is not None:
+            bars.monitor_interval = before
 
 
 def nearest(query_D: FloatArray, document_ID: FloatArray, count: int) -> list[Hit]:

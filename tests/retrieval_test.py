@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -69,3 +71,10 @@ def test_nearest_by_hand() -> None:
     assert nearest(np.array([1.0, 0.0]), rows, 4) == [(1, 0.6), (0, 0.0), (2, 0.0), (3, -1.0)]
     with pytest.raises(BadInput, match=r"expected \[D\], \[I, D\]"):
         nearest(np.zeros(3), rows, 1)
+
+
+def test_an_index_leaves_no_thread_behind() -> None:
+    made = ("import threading\nfrom polyturn.retrieval import WordIndex\n"
+            "WordIndex(['a b'])\nprint(threading.active_count())")
+    done = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

@@ -143,7 +143,7 @@ class Search:
     """A :class:`polyturn.protocols.Suite` of search questions; made by :func:`search`."""
 
     spec: Spec
-    hops: int
+    paths: tuple[tuple[str, ...], ...]
     people: int
     seed: int
     fresh: bool
@@ -163,7 +163,7 @@ class Search:
         if self.fresh:
             return (self._drawn(f"{split}/{number}") for number in numbers)
         world = make_world(self.people, self.seed, "")
-        every = [(start, chain) for start in world.of_kind("person") for chain in chains(self.hops)]
+        every = [(start, chain) for start in world.of_kind("person") for chain in self.paths]
         order = generator("search split", self.seed).permutation(len(every)).tolist()
         if len(order) <= self.test_tasks:
             raise BadInput(f"{self.people} people make {len(order)} questions, and {self.test_tasks} are to be tested; "
@@ -174,8 +174,8 @@ class Search:
     def _drawn(self, key: str) -> Task:
         """A question about a world of its own."""
         draws = generator("search question", self.seed, key)
-        people, paths = make_world(self.people, self.seed, key).of_kind("person"), chains(self.hops)
-        start, chain = people[int(draws.integers(len(people)))], paths[int(draws.integers(len(paths)))]
+        people = make_world(self.people, self.seed, key).of_kind("person")
+        start, chain = people[int(draws.integers(len(people)))], self.paths[int(draws.integers(len(self.paths)))]
         return self._task(key, key, start, chain)
 
     def _task(self, key: str, number: str, start: str, chain: Sequence[str]) -> Task:
@@ -214,30 +214,34 @@ class Search:
 
 
 def search(
-    *, hops: int = 2, people: int = 40, seed: int = 0, fresh: bool = False, test_tasks: int = 32, steps: int = 8,
-    results: int = 3, shown: int = 1, tools: bool = False, listed: bool = False,
+    *, hops: int = 2, chain: tuple[str, ...] = (), people: int = 40, seed: int = 0, fresh: bool = False,
+    test_tasks: int = 32, steps: int = 8, results: int = 3, shown: int = 1, tools: bool = False, listed: bool = False,
 ) -> Search:
     """The suite; score 1 for the right name (spelling of case and punctuation aside), else 0.
 
-    ``hops``: documents that a question needs, 1 to 3. ``people``: size of the corpus. ``fresh``: every task has a
-    corpus of its own with the same names and other facts, so nothing can be learned by heart. ``steps``: replies until
-    the play ends without an answer. ``results``: documents that a search lists, each with its first ``shown``
-    sentences. ``tools``: search, open and answer are offered as tools; calls are understood in any case. ``listed``:
-    asks list the legal replies, which name only what was read so far.
+    ``hops``: documents that a question needs, 1 to 3; or ``chain``: all questions follow these relations, as ("born",
+    "river"). ``people``: size of the corpus. ``fresh``: every task has a corpus of its own with the same names and
+    other facts, so nothing can be learned by heart. ``steps``: replies until the play ends without an answer.
+    ``results``: documents that a search lists, each with its first ``shown`` sentences. ``tools``: search, open and
+    answer are offered as tools; calls are understood in any case. ``listed``: asks list the legal replies, which name
+    only what was read so far.
 
-    ``Score.parts``: ``support``, the share of the needed documents that were read. Oracle 1, null 0 (exact).
-    Raises: BadInput for numbers out of range.
+    ``Score.parts``: ``support``, the share of the needed documents that were read, in part at least. Oracle 1, null 0
+    (exact). Raises: BadInput for numbers out of range.
     """
     if hops not in (1, 2, 3) or people < 4 or results < 1 or shown < 0 or steps < 2:
         raise BadInput(f"hops is {hops}, people {people}, results {results}, shown {shown}, steps {steps}; expected "
                        "1 to 3, at least 4, 1, 0 and 2")
+    paths = tuple(chains(len(chain) or hops))
+    if chain and chain not in paths:
+        raise BadInput(f"there is no chain {chain}; of {len(chain)} relations there are {paths}")
     spec = Spec(
         "search", limits=Limits(env_steps=steps), licence="Apache-2.0", package="bm25s",
         invalid="a reply that is no command is answered with the commands, and costs a step",
     )
     offered = TOOLS if tools else ()
-    return Search(spec, hops, people, seed, fresh, test_tasks, steps, results, shown, offered, listed,
-                  FinalScore(("agent",), _scores))
+    return Search(spec, (chain,) if chain else paths, people, seed, fresh, test_tasks, steps, results, shown, offered,
+                  listed, FinalScore(("agent",), _scores))
 
 
 def _scores(final: Mapping[str, Any]) -> Mapping[Seat, Score]:
@@ -319,7 +323,7 @@ class _Play:
         for title in hits:
             told = self.world.sentences(title)
             lines.append(" ".join([f"{title}:", *told[:self.suite.shown]]) if self.suite.shown else title)
-            if self.suite.shown >= len(told):
+            if self.suite.shown:
                 self._note(title)
         return "\n".join(lines) or "Nothing was found."
 

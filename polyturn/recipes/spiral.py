@@ -55,8 +55,8 @@ RANDOM: Mapping[str, Callable[..., OpenSpiel]] = {
 STUDY = Study(
     outcome="exploitability", higher=False, baseline="raw", curve="kuhn/exploitability",
     arms={"spiral": {"arm": "spiral"}, "seat_blind": {"arm": "seat_blind"}, "raw": {"arm": "raw"}},
-    tried=({"lr": 3e-4}, {"lr": 1e-3}, {"lr": 3e-3}), more=("exploitability_last", "kuhn_first", "kuhn_second"),
-    fixed={"model": "tiny", "games": "kuhn_poker", "mask": True, "rules": False, "warm_updates": 40, "entropy": 0.1,
+    tried=({"lr": 1e-3}, {"lr": 2e-3}), more=("exploitability_last", "kuhn_first", "kuhn_second"),
+    fixed={"model": "tiny", "games": "kuhn_poker", "mask": True, "rules": False, "warm_updates": 30, "entropy": 0.1,
            "iterations": 60, "batch": 64, "measure_every": 2, "test_games": 400},
 )
 

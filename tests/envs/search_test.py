@@ -133,3 +133,20 @@ def test_commands() -> None:
     assert command_of("answer:\nopen: y") == ("answer", "")
     with pytest.raises(BadInput, match="hops is 4"):
         search(hops=4)
+
+
+async def test_questions_of_one_kind() -> None:
+    suite = search(chain=("born", "river"), people=8, fresh=True, test_tasks=5, results=1)
+    assert {tuple(task.payload["chain"]) for task in suite.tasks("test")} == {("born", "river")}
+    assert await mean_score(suite, "oracle", 5) == 1.0
+    with pytest.raises(BadInput, match="there is no chain"):
+        search(chain=("river", "born"))
+
+
+async def test_a_listed_document_is_read_in_part_and_a_title_alone_is_not() -> None:
+    for shown, share in ((1, 0.5), (0, 0.0)):
+        suite = search(people=16, shown=shown, results=1)
+        task = first(suite)
+        driven = await drive(suite, task, 0, {"agent": saying(f"search: {task.payload['start']}", "answer: x")})
+        [score] = (await suite.verifier([(episode(task, driven),)]))[task.id].values()
+        assert score.parts == {"support": share}
