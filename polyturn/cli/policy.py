@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -43,7 +44,8 @@ def check_policy(policy: str) -> None:
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder itself if it holds a model, else the newest model of the run that it holds.
+    """The folder itself if it holds a model; of a run the stage that its results name as ``model`` (a control that came
+    after it is not what was learned), else the newest.
 
     Raises: BadInput with what was looked for.
     """
@@ -56,7 +58,14 @@ def model_folder(folder: Path) -> Path:
         there = "" if folder.exists() else " (it does not exist)"
         raise BadInput(f"{folder} {what}{there}; expected a folder with {' or '.join(MODEL_FILES)}, or a run folder "
                        "with one of its checkpoints done")
-    return max(stages, key=lambda path: path.stat().st_mtime)
+    named = [path for path in stages if path.name == _named(folder)]
+    return max(named or stages, key=lambda path: path.stat().st_mtime)
+
+
+def _named(folder: Path) -> str | None:
+    """The stage that a run's results name as its model."""
+    results = folder / "results.json"
+    return json.loads(results.read_text("utf-8")).get("model") if results.is_file() else None
 
 
 def open_policy(policy: str, means: Means = Means()) -> Policy:

@@ -5,7 +5,8 @@ A recipe is a module with
 - ``Settings``: a flat frozen dataclass of at most 20 fields with defaults; each field is a typed flag of
   ``polyturn run``, its docstring or comment the help. A field ``seed`` is the run's seed.
 - ``async def main(settings, run)``: does the work with a :class:`polyturn.learn.run.Run`; what it finds goes into
-  ``run.keep(...)``, which ``polyturn run --json`` prints.
+  ``run.keep(...)``, which ``polyturn run --json`` prints. ``run.keep(model="stage2")`` names the stage whose model is
+  the run's result, where that is not the newest.
 - optional ``held_out(settings)``: the matches that ``polyturn eval`` plays, with the policy to be judged in the seats
   whose player's policy is ``"main"``.
 - optional ``foresee(settings)``: ``{"seconds": ..., "bytes": ..., "usd": ..., "stages": {name: seconds}}``: what

@@ -108,6 +108,7 @@ async def main(settings: Settings, run: Run) -> None:
         await work.imitate("stage1", settings.warm_updates, settings.warm_episodes)
         await work.rate_model("stage1")
         await work.reinforce("stage2")
+        run.keep(model="stage2")
         await work.rate_model("stage2")
         work.conclude()
         if settings.control:

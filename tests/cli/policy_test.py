@@ -35,6 +35,17 @@ def test_the_newest_stage_of_a_run(tmp_path: Path) -> None:
     assert model_folder(tmp_path) == newest
 
 
+def test_the_stage_that_a_run_names_comes_before_a_newer_control(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    learned = model(tmp_path / "checkpoints" / "stage2", age_s=100)
+    control = model(tmp_path / "checkpoints" / "stage1_longer", age_s=10)
+    (tmp_path / "results.json").write_text('{"model": "stage2"}')
+    assert model_folder(tmp_path) == learned
+    for other in ('{"model": "gone"}', "{}"):
+        (tmp_path / "results.json").write_text(other)
+        assert model_folder(tmp_path) == control
+
+
 @pytest.mark.parametrize(("files", "said"), [
     (["run.json"], "no finished stage"), ([], "holds no model"), (["model.safetensors"], "holds no model"),
 ])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from polyturn.audit import audit_run
+from polyturn.cli.policy import model_folder
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress
 from polyturn.recipes import quickstart
@@ -47,6 +48,7 @@ async def test_the_whole_recipe_with_a_tiny_model(tmp_path: Path) -> None:
     assert list(report.faults) == [] and report.tokens > 0
     for stage in ("stage1", "stage2", "stage1_longer"):
         assert (run.model_folder(stage) / "model.safetensors").exists()
+    assert model_folder(run.folder) == run.model_folder("stage2")
 
     text = quickstart.text(results)
     again = await finished(tmp_path / "run", settings, resume=True)  # everything is there: nothing is played again
