@@ -139,6 +139,10 @@ class Log:
         before = trajectory.spans[: min(turn.spans, default=len(trajectory.spans))]
         self.grown(trajectory.seat, trajectory.policy, trajectory.parent).ledger.quote(before)
 
+    def grown_so_far(self, seat: Seat, policy: str) -> _Grown | None:
+        """The growing trajectory of a seat and policy; None before its first call."""
+        return self._grown.get((seat, policy))
+
     def trajectories(self, stop: Stop | None = None) -> tuple[Trajectory, ...]:
         """All trajectories so far, with the rewards of each seat laid on its turns."""
         paid = self._paid()
@@ -196,6 +200,15 @@ class Desk:
     def message(self, turn: Turn) -> Message:
         """The reply of a turn."""
         return self.log.grown(turn.seat, turn.policy, self.parent).messages[turn.reply]
+
+    def turn_of(self, message: Message) -> Turn | None:
+        """The turn of this seat whose reply is ``message``; None for a message that no policy said here."""
+        every = (self.log.grown_so_far(self.seat, name) for name in self.log.policies)
+        for grown in (grown for grown in every if grown is not None and message.id):
+            for turn in grown.turns:
+                if grown.messages[turn.reply].id == message.id:
+                    return turn
+        return None
 
     async def say(
         self, messages: Sequence[Message], *, purpose: str = "act", policy: str | None = None,

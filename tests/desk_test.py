@@ -155,3 +155,11 @@ async def test_a_continued_reply_extends_the_reply() -> None:
 
 def test_limits_take_the_tightest() -> None:
     assert Limits(env_steps=3, tokens=9).tightest(Limits(env_steps=5, seconds=1.0)) == Limits(3, None, None, 9, 1.0)
+
+
+async def test_a_reply_leads_to_its_turn() -> None:
+    policies = {"main": BytePolicy(lambda messages: "same"), "other": BytePolicy(None, "other")}
+    desk = Desk(Log("e", policies), "a", "main")
+    turns = [await desk.say([user("go")]), await desk.say([user("go")]), await desk.say([user("go")], policy="other")]
+    assert [desk.turn_of(desk.message(turn)) for turn in turns] == turns
+    assert desk.turn_of(assistant("same")) is None and desk.turn_of(user("go", id="x")) is None

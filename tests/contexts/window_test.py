@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from polyturn.contexts.window import Window
+from polyturn.contexts.window import Fit, Window
 from polyturn.desk import Desk, Log
 from polyturn.errors import BadInput
 from polyturn.types import Message, system, user
 from tests.byte_policy import BytePolicy
 
 
-async def views(window: Window, asks: int) -> tuple[Desk, list[list[str]]]:
+async def views(window: Window | Fit, asks: int) -> tuple[Desk, list[list[str]]]:
     policy = BytePolicy(lambda messages: f"r{sum(m.role == 'user' for m in messages)}")
     desk = Desk(Log("e", {"main": policy}), "agent", "main")
     history: list[Message] = [system("rules")]
@@ -43,3 +43,25 @@ async def test_each_sampled_token_is_owned_once_however_often_it_is_shown() -> N
 def test_a_window_of_nothing_is_refused() -> None:
     with pytest.raises(BadInput, match="last >= 1"):
         Window(last=0)
+
+
+async def test_as_many_of_the_newest_as_fit() -> None:
+    desk, seen = await views(Fit(limit=100), 9)
+    (trajectory,) = desk.log.trajectories()
+    assert seen[0] == ["rules", "u0"] and seen[1] == ["rules", "u0", "r1", "u1"]
+    for turn, shown in zip(trajectory.turns, seen, strict=True):
+        messages = [trajectory.messages[index] for index in turn.prompt]
+        assert desk.count(messages) <= 100 and shown[:2] == ["rules", "u0"]
+        assert len(shown) == 2 or shown[2].startswith(("u", "r1"))  # no answer without its question
+    longest = max(len(shown) for shown in seen)
+    assert [len(shown) for shown in seen[-3:]] == [longest] * 3 and 4 < longest < 15
+
+
+async def test_the_newest_is_shown_even_where_it_does_not_fit() -> None:
+    _, seen = await views(Fit(limit=1), 3)
+    assert seen == [["rules", "u0"], ["rules", "u0", "u1"], ["rules", "u0", "u2"]]
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(BadInput, match="limit=0"):
+        Fit(limit=0)

@@ -75,3 +75,11 @@ async def test_it_plays_and_is_saved_as_any_model(tmp_path: Path, lora: int | No
 def test_other_names_are_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no model folder"):
         open_model(str(tmp_path / "missing"), lambda: TEXTS)
+
+
+def test_a_shape_changes_the_tiny_models_configuration() -> None:
+    for wide in (0.02, 0.08):
+        model = open_model("tiny", lambda: ["open a code ba"] * 4, shape={"initializer_range": wide})
+        model.close()
+        weight = model.model.model.layers[0].self_attn.q_proj.weight
+        assert float(weight.std().detach()) == pytest.approx(wide, rel=0.05)
