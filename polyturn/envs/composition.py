@@ -196,6 +196,12 @@ def objective_task(id: str, family: str, questions: Sequence[Question], **payloa
     return Task(id, family, {**asked, **payload})
 
 
+def objective_rules(questions: Sequence[str]) -> str:
+    """What is asked, as a policy reads it."""
+    return (f"Questions: {'; '.join(questions)}\nSearch with <search>words</search>, one question at a time. When you "
+            "know all, reply <answer>first; second; ...</answer> in the order of the questions.")
+
+
 class ObjectivesEnv:
     """One play of composed questions."""
 
@@ -216,9 +222,7 @@ class ObjectivesEnv:
         if self._told:
             return self._ask()
         questions = self._task.payload["questions"]
-        text = (f"Questions: {'; '.join(questions)}\nSearch with <search>words</search>, one question at a time. "
-                f"When you know all, reply <answer>{'; '.join('...' for _ in questions)}</answer> in the same order.")
-        return Step((Ask("agent", (user(text),)),))
+        return Step((Ask("agent", (user(objective_rules(questions)),)),))
 
     async def step(self, replies: Mapping[Seat, Message]) -> Step:
         """What the search shows, or the end. Raises: BadInput for a wrong seat."""

@@ -17,7 +17,7 @@ from polyturn.envs.tasks import SPLITS, numbered
 from polyturn.errors import BadInput
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.seeds import generator
-from polyturn.types import Episode, Event, Limits, Message, Score, Seat, Stop, Task, Turn, assistant, user
+from polyturn.types import Episode, Event, Limits, Message, Score, Seat, Stop, Task, Trajectory, Turn, assistant, user
 
 ENVS = (
     {"name": "key_hunt", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent",),
@@ -25,29 +25,35 @@ ENVS = (
     {"name": "composed_lookup", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent",),
      "oracle": 1.0, "null": 0.0},
 )
-LETTERS: Final = "bcdfghklmnprstvz"
-PAIR: Final = re.compile(r"(\d+) ([a-z])\b")
+ONSETS: Final = "bcdfghklmnprstvz"
+DRAWERS: Final = ("a", "e", "i", "o", "u", "y", "ai", "au", "ei", "eu", "oi", "ou")
+"""A drawer's syllable ends in its name: drawer ``ai`` may hold ``kai``. So a syllable says where it is from."""
+SYLLABLE: Final = re.compile(rf"\b[{ONSETS}]({'|'.join(DRAWERS)})\b")
 
 # ---------------------------------------------------------------- key hunt
 
 
-def key_hunt(*, parts: int = 6, test_tasks: int = 64, steps: int | None = None) -> KeyHunt:
-    """The suite of the key hunt: a code of ``parts`` letters, one in each drawer; every tool call shows one.
+def key_hunt(
+    *, parts: int = 6, onsets: int = len(ONSETS), test_tasks: int = 64, steps: int | None = None
+) -> KeyHunt:
+    """The suite of the key hunt: a code of ``parts`` syllables (1..12), one in each drawer; every tool call shows one.
 
-    ``open 3`` is answered ``Found 3 k.``; ``code 1 b 2 d ...`` (every number with its letter) ends the episode. Score 1
-    for the whole code, else 0; ``Score.parts["found"]`` is the share of right letters. ``steps`` = the replies a seat
-    has, by default ``3 * parts``; then the hunt is truncated and lost.
+    ``open e`` is answered ``Found ke.``; ``code ba ke ...`` (all syllables, in any order) ends the episode. Score 1 for
+    exactly the whole code, else 0; ``Score.parts["found"]`` is the share of right syllables. Each syllable is one of
+    ``onsets`` (1..16), equally likely. ``steps`` = the replies a seat has, by default ``3 * parts``; then the hunt is
+    truncated and lost.
     """
-    if parts < 1 or test_tasks < 1:
-        raise BadInput(f"parts is {parts} and test_tasks {test_tasks}; expected at least 1 of each")
-    return KeyHunt(parts, test_tasks, steps or 3 * parts)
+    if not 1 <= parts <= len(DRAWERS) or not 1 <= onsets <= len(ONSETS) or test_tasks < 1:
+        raise BadInput(f"parts is {parts} (1..{len(DRAWERS)}), onsets {onsets} (1..{len(ONSETS)}) and test_tasks "
+                       f"{test_tasks} (at least 1)")
+    return KeyHunt({"parts": parts, "onsets": onsets}, test_tasks, steps or 3 * parts)
 
 
 class KeyHunt:
     """A :class:`polyturn.protocols.Suite`; made by :func:`key_hunt`. Task and seed draw the code."""
 
-    def __init__(self, parts: int, test_tasks: int, steps: int) -> None:
-        self.parts, self.test_tasks, self.steps = parts, test_tasks, steps
+    def __init__(self, size: Mapping[str, int], test_tasks: int, steps: int) -> None:
+        self.size, self.test_tasks, self.steps = size, test_tasks, steps
         self.spec = Spec(
             "key_hunt", limits=Limits(env_steps=steps), invalid="it costs a step", licence="Apache-2.0",
             package="polyturn",
@@ -57,7 +63,7 @@ class KeyHunt:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` without end, ``test`` of ``test_tasks`` tasks."""
-        return numbered("key_hunt", split, test=self.test_tasks, payload=lambda index: {"parts": self.parts})
+        return numbered("key_hunt", split, test=self.test_tasks, payload=lambda index: dict(self.size))
 
     async def make(self, task: Task, seed: int) -> KeyHuntEnv:
         """One play, its code drawn from the task's id and the seed."""
@@ -68,13 +74,13 @@ class KeyHunt:
 
     def oracle(self, task: Task) -> Answer:
         """Opens every drawer once, then says the code."""
-        found: dict[int, str] = {}
+        found: dict[str, str] = {}
+        drawers = DRAWERS[: int(task.payload["parts"])]
 
         def play(ask: Ask) -> Message:
-            found.update(pairs(" ".join(message.text for message in ask.messages if "Found" in message.text)))
-            if len(found) < self.parts:
-                return assistant(f"open {len(found) + 1}")
-            return assistant(spoken("code", found))
+            found.update(syllables(" ".join(m.text for m in ask.messages if m.text.startswith("Found "))))
+            left = [drawer for drawer in drawers if drawer not in found]
+            return assistant(f"open {left[0]}" if left else spoken("code", found))
 
         return play
 
@@ -83,48 +89,78 @@ class KeyHunt:
         return null_answer
 
 
-def code_of(task: Task, seed: int) -> str:
-    """The letters of a key hunt's code, the first drawer's first."""
+def hunt_rules(parts: int) -> str:
+    """What a hunter is told first."""
+    return (
+        f"A code has {parts} syllables, one in each of the drawers {' '.join(DRAWERS[:parts])}. Reply with open and a "
+        "drawer to see its syllable, as in: open a. When you know all, reply with code and all of them, as in: code "
+        "ba de."
+    )
+
+
+def code_of(task: Task, seed: int) -> dict[str, str]:
+    """Drawer -> syllable of a key hunt."""
     draws = generator("key_hunt", task.id, seed)
-    return "".join(LETTERS[int(index)] for index in draws.integers(len(LETTERS), size=int(task.payload["parts"])))
+    drawn = draws.integers(int(task.payload["onsets"]), size=int(task.payload["parts"]))
+    return {d: ONSETS[int(onset)] + d for d, onset in zip(DRAWERS[: len(drawn)], drawn, strict=True)}
 
 
-def pairs(text: str) -> dict[int, str]:
-    """Number -> letter, as in "1 b 2 d"; the last one counts where a number stands twice.
+def syllables(text: str) -> dict[str, str]:
+    """Drawer -> syllable, of all that stand in a text; the last one counts where a drawer has two.
 
-    >>> pairs("Found 3 k. code 1 b 3 d")
-    {3: 'd', 1: 'b'}
+    >>> syllables("code ba de kai da")
+    {'a': 'da', 'e': 'de', 'ai': 'kai'}
     """
-    return {int(number): letter for number, letter in PAIR.findall(text)}
+    return {found[1]: found[0] for found in SYLLABLE.finditer(text)}
 
 
-def spoken(word: str, found: Mapping[int, str]) -> str:
-    """A word and the pairs in the order of their numbers.
+def spoken(word: str, found: Mapping[str, str]) -> str:
+    """A word and the syllables in the order of the drawers.
 
-    >>> spoken("code", {2: "d", 1: "b"})
-    'code 1 b 2 d'
+    >>> spoken("code", {"e": "de", "a": "ba"})
+    'code ba de'
     """
-    return " ".join([word, *(f"{number} {letter}" for number, letter in sorted(found.items()))])
+    return " ".join([word, *(found[drawer] for drawer in DRAWERS if drawer in found)])
 
 
 def recall(episode: Episode, turn: Turn) -> float | None:
-    """Of the letters that stood in what a turn was shown, the share that its reply repeats rightly: how much a summary
-    of a key hunt keeps. None where none was shown."""
-    trajectory = next(t for t in episode.trajectories if (t.seat, t.policy) == (turn.seat, turn.policy))
-    shown = [trajectory.messages[index] for index in turn.prompt]
-    known = pairs(" ".join(m.text for m in shown if m.origin == "summary" or m.text.startswith("Found ")))
-    told = pairs(trajectory.messages[turn.reply].text)
-    if not known:
-        return None
-    return sum(told.get(number) == letter for number, letter in known.items()) / len(known)
+    """Of the syllables that a turn was shown, the share that its reply repeats rightly: how much a summary of a key
+    hunt keeps. None where none was shown."""
+    known = shown(episode, turn)
+    told = syllables(_trajectory(episode, turn).messages[turn.reply].text)
+    return _share(told, known) if known else None
+
+
+def in_view(episode: Episode, turn: Turn) -> float:
+    """Of the syllables of a hunt's code, the share that a turn was shown rightly: what its context kept of the task.
+
+    Raises: BadInput where the environment's final state is unknown.
+    """
+    if episode.final is None:
+        raise BadInput(f"episode {episode.id} has no final state, so its code is unknown")
+    return _share(shown(episode, turn), episode.final["code"])
+
+
+def shown(episode: Episode, turn: Turn) -> dict[str, str]:
+    """Drawer -> syllable, of what stood in a turn's prompt: found, or in a summary."""
+    messages = [_trajectory(episode, turn).messages[index] for index in turn.prompt]
+    return syllables(" ".join(m.text for m in messages if m.origin == "summary" or m.text.startswith("Found ")))
+
+
+def _share(told: Mapping[str, str], of: Mapping[str, str]) -> float:
+    return sum(told.get(drawer) == syllable for drawer, syllable in of.items()) / len(of)
+
+
+def _trajectory(episode: Episode, turn: Turn) -> Trajectory:
+    return next(t for t in episode.trajectories if (t.seat, t.policy) == (turn.seat, turn.policy))
 
 
 class KeyHuntEnv:
     """One play of the key hunt."""
 
-    def __init__(self, code: str, steps: int) -> None:
+    def __init__(self, code: Mapping[str, str], steps: int) -> None:
         self._code, self._left, self._told = code, steps, ""
-        self._opened: list[int] = []
+        self._opened: list[str] = []
         self._said: str | None = None
         self._asked: tuple[Seat, ...] = ()
 
@@ -133,11 +169,7 @@ class KeyHuntEnv:
         self._asked = ("agent",)
         if state is not None:
             self._opened, self._left, self._told = json.loads(state)
-        self._told = self._told or (
-            f"A code has {len(self._code)} letters, one in each drawer from 1 to {len(self._code)}. Reply with open "
-            "and a number to see one, as in: open 1. When you know all, reply with code and every number with its "
-            "letter, as in: code 1 b 2 d."
-        )
+        self._told = self._told or hunt_rules(len(self._code))
         return self._ask()
 
     async def step(self, replies: Mapping[Seat, Message]) -> Step:
@@ -158,17 +190,16 @@ class KeyHuntEnv:
         return Step((Ask("agent", (user(self._told),)),), events=events)
 
     def _opening(self, text: str) -> tuple[str, tuple[Event, ...]]:
-        opening = re.fullmatch(r"open (\d{1,4})", text)
-        number = int(opening[1]) if opening else 0
-        if not 1 <= number <= len(self._code):
-            told = f"Reply open and a number from 1 to {len(self._code)}, or code."
+        drawer = text.removeprefix("open ").strip()
+        if not text.startswith("open ") or drawer not in self._code:
+            told = f"Reply open and one of the drawers {' '.join(self._code)}, or code."
             return told, (Event(0, "invalid", "agent", {"reply": text[:200], "reason": "no such drawer"}),)
-        self._opened.append(number)
-        return f"Found {number} {self._code[number - 1]}.", ()
+        self._opened.append(drawer)
+        return f"Found {self._code[drawer]}.", ()
 
     async def final(self) -> Mapping[str, Any]:
-        """``code``, what was ``said`` (None while nothing was), the drawers ``opened`` in order."""
-        return {"code": self._code, "said": self._said, "opened": list(self._opened)}
+        """``code`` by drawer, what was ``said`` (None while nothing was), the drawers ``opened`` in order."""
+        return {"code": dict(self._code), "said": self._said, "opened": list(self._opened)}
 
     async def save(self) -> bytes:
         """The drawers opened so far. Raises: BadInput when nobody is asked."""
@@ -184,37 +215,29 @@ class KeyHuntEnv:
 def _code_scores(final: Mapping[str, Any]) -> Mapping[Seat, Score]:
     if final["said"] is None:
         return {}
-    code, told = str(final["code"]), pairs(str(final["said"]))
-    right = [told.get(number) == letter for number, letter in enumerate(code, 1)]
-    whole = all(right) and len(told) == len(code)
-    return {"agent": Score(float(whole), success=whole, parts={"found": sum(right) / len(right)})}
+    told = syllables(str(final["said"]))
+    whole = told == final["code"]
+    return {"agent": Score(float(whole), success=whole, parts={"found": _share(told, final["code"])})}
 
 
 # ---------------------------------------------------------------- composed lookups
 
-KEYS: Final = (
-    "ant", "bee", "cat", "cow", "crab", "crow", "deer", "dog", "duck", "eel", "fish", "fox", "frog", "goat", "hare",
-    "hen", "ibis", "jay", "lark", "lion",
-)
-VALUES: Final = (
-    "red", "blue", "green", "gold", "grey", "lime", "mint", "navy", "pink", "plum", "rose", "ruby", "sand", "teal",
-    "wine", "jade",
-)
-
-
-def composed_lookup(*, objectives: int = 2, test_tasks: int = 64, steps: int | None = None) -> Objectives:
+def composed_lookup(
+    *, objectives: int = 2, onsets: int = len(ONSETS), test_tasks: int = 64, steps: int | None = None
+) -> Objectives:
     """The suite of composed lookups in a key-value corpus that is drawn anew for every task.
 
-    A question is a key; ``<search>fox</search>`` is answered ``fox red``; ``<answer>red; lime</answer>`` ends the
-    episode (see :class:`polyturn.envs.composition.Objectives`). ``objectives`` is 1..20; ``steps`` = the replies a seat
-    has, by default ``2 * objectives + 2``.
+    A question is a key; ``<search>e</search>`` is answered ``e ke``; ``<answer>ke; ba</answer>`` ends the episode (see
+    :class:`polyturn.envs.composition.Objectives`). ``objectives`` is 1..12, each value one of ``onsets`` (1..16), its
+    last letters those of its key; ``steps`` = the replies a seat has, by default ``2 * objectives + 2``.
     """
-    if not 1 <= objectives <= len(KEYS) or test_tasks < 1:
-        raise BadInput(f"objectives is {objectives} (1..{len(KEYS)}) and test_tasks {test_tasks} (at least 1)")
+    if not 1 <= objectives <= len(DRAWERS) or not 1 <= onsets <= len(ONSETS) or test_tasks < 1:
+        raise BadInput(f"objectives is {objectives} (1..{len(DRAWERS)}), onsets {onsets} (1..{len(ONSETS)}) and "
+                       f"test_tasks {test_tasks} (at least 1)")
 
     def tasks(split: str) -> Iterator[Task]:
         plain = numbered("composed_lookup", split, test=test_tasks)
-        return (_lookup_task(task.id, objectives) for task in plain)
+        return (_lookup_task(task.id, objectives, onsets) for task in plain)
 
     every = {split: lambda split=split: tasks(split) for split in SPLITS}
     return Objectives(
@@ -222,10 +245,10 @@ def composed_lookup(*, objectives: int = 2, test_tasks: int = 64, steps: int | N
     )
 
 
-def _lookup_task(id: str, objectives: int) -> Task:
+def _lookup_task(id: str, objectives: int, onsets: int) -> Task:
     draws = generator("composed_lookup", id)
-    corpus = {key: VALUES[int(draws.integers(len(VALUES)))] for key in KEYS}
-    keys = [KEYS[int(index)] for index in draws.permutation(len(KEYS))[:objectives]]
+    corpus = {key: ONSETS[int(draws.integers(onsets))] + key for key in DRAWERS}
+    keys = [DRAWERS[int(index)] for index in draws.permutation(max(objectives, 8))[:objectives]]
     asked = [Question(key, (corpus[key],)) for key in keys]
     return objective_task(id, "composed_lookup", asked, corpus=corpus)
 

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from polyturn.envs.lookup import (
-    KEYS,
-    LETTERS,
-    VALUES,
+    DRAWERS,
+    ONSETS,
     code_of,
     composed_lookup,
+    in_view,
     key_hunt,
     look_up,
-    pairs,
     recall,
     spoken,
+    syllables,
 )
 from polyturn.errors import BadInput
 from polyturn.testing import check_suite
@@ -37,74 +38,81 @@ async def test_composed_lookups_keep_their_contract(objectives: int) -> None:
 async def test_a_hunt() -> None:
     suite = key_hunt(parts=3)
     task = next(suite.tasks("test"))
-    a, b, c = code_of(task, 5)
-    said = saying("open 2", "open 4", "open two", f"code 1 {a} 2 {b} 3 {c}")
+    code = code_of(task, 5)
+    said = saying("open e", "open o", "open", spoken("code", code))
     driven = await drive(suite, task, 5, {"agent": said})
-    assert driven.heard("agent")[1:] == [f"Found 2 {b}.", *["Reply open and a number from 1 to 3, or code."] * 2]
+    again = "Reply open and one of the drawers a e i, or code."
+    assert driven.heard("agent")[1:] == [f"Found {code['e']}.", again, again]
     assert driven.kinds() == ["invalid", "invalid"]
-    assert driven.final == {"code": a + b + c, "said": f"code 1 {a} 2 {b} 3 {c}", "opened": [2]}
+    assert driven.final == {"code": code, "said": spoken("code", code), "opened": ["e"]}
+
+
+CODE = {"a": "ba", "e": "de", "i": "ki"}
 
 
 @pytest.mark.parametrize(("said", "value", "found"), [
-    ("code 1 b 2 d 3 k", 1.0, 1.0), ("code 3 k 1 b 2 d", 1.0, 1.0), ("code 1 b 2 d", 0.0, 2 / 3),
-    ("code 1 b 2 d 3 k 4 m", 0.0, 1.0), ("code b d k", 0.0, 0.0), ("code 1 d 2 b 3 k", 0.0, 1 / 3),
+    ("code ba de ki", 1.0, 1.0), ("code ki ba de", 1.0, 1.0), ("code ba de", 0.0, 2 / 3),
+    ("code ba de ki mo", 0.0, 1.0), ("code", 0.0, 0.0), ("code da be ki", 0.0, 1 / 3), ("code bad de ki", 0.0, 2 / 3),
 ])
 async def test_only_the_whole_code_scores(said: str, value: float, found: float) -> None:
-    episode = Episode("e", Task("t", "key_hunt"), 0, final={"code": "bdk", "said": said, "opened": []})
+    episode = Episode("e", Task("t", "key_hunt"), 0, final={"code": CODE, "said": said, "opened": []})
     (score,) = (await key_hunt().verifier([(episode,)]))["e"].values()
     assert (score.value, score.parts["found"]) == (value, pytest.approx(found))
 
 
 async def test_a_hunt_without_an_answer_is_lost() -> None:
-    episode = Episode("e", Task("t", "key_hunt"), 0, final={"code": "b", "said": None, "opened": []},
+    episode = Episode("e", Task("t", "key_hunt"), 0, final={"code": CODE, "said": None, "opened": []},
                       stop=Stop("truncated", "env_steps", "agent"))
     (score,) = (await key_hunt().verifier([(episode,)]))["e"].values()
     assert (score.value, score.success) == (0.0, False)
 
 
 def test_codes_are_drawn_from_task_and_seed() -> None:
-    tasks = list(islice(key_hunt(parts=50).tasks("train"), 40))
-    codes = {code_of(task, seed) for task in tasks for seed in (0, 1)}
-    assert len(codes) == 80 and code_of(tasks[0], 0) == code_of(tasks[0], 0)
-    letters = "".join(codes)
-    assert set(letters) == set(LETTERS)
-    share = np.array([letters.count(letter) for letter in LETTERS]) / len(letters)
-    assert abs(share - 1 / 16).max() < 4 * (1 / 16 * 15 / 16 / len(letters)) ** 0.5
+    tasks = list(islice(key_hunt(parts=12).tasks("train"), 100))
+    codes = [tuple(code_of(task, seed).values()) for task in tasks for seed in (0, 1)]
+    assert len(set(codes)) == 200 and code_of(tasks[0], 0) == code_of(tasks[0], 0)
+    onsets = "".join(syllable[0] for code in codes for syllable in code)
+    share = np.array([onsets.count(onset) for onset in ONSETS]) / len(onsets)
+    assert set(onsets) == set(ONSETS) and abs(share - 1 / 16).max() < 4 * (1 / 16 * 15 / 16 / len(onsets)) ** 0.5
 
 
-def test_pairs_read_what_is_spoken() -> None:
+def test_syllables_read_what_is_spoken() -> None:
     draws = random.Random(0)
     for _ in range(200):
-        found = {number: draws.choice(LETTERS) for number in draws.sample(range(1, 30), draws.randint(0, 9))}
-        assert pairs(spoken("code", found)) == found
-    assert pairs("open 3 Found 12 k. 1 bd 2") == {12: "k"}
+        found = {drawer: draws.choice(ONSETS) + drawer for drawer in draws.sample(DRAWERS, draws.randint(0, 9))}
+        assert syllables(spoken("code", found)) == found
+    assert syllables("open a Found ke. kit bai x") == {"e": "ke", "ai": "bai"}
 
 
 def test_recall_counts_what_was_shown_and_is_repeated_rightly() -> None:
-    told = (user("as in: code 1 b 2 d."), user("1 p 2 q", origin="summary"), assistant("open 3"),
-            user("Found 3 k."), assistant("notes 1 p 2 z 9 k"))
-    turn = Turn(0, "agent", "main", (0, 1, 2, 3), 4, (0,))
+    told = (user("as in: code ba de."), user("pa que", origin="summary"), user("pa qe te", origin="summary"),
+            assistant("open i"), user("Found ki."), assistant("notes pa ze mo"))
+    turn = Turn(0, "agent", "main", (0, 1, 2, 3, 4), 5, (0,))
     trajectory = Trajectory("agent", "main", None, told, (turn,), (Span(-1, np.zeros(1, np.int32)),))
     episode = Episode("e", Task("t", "key_hunt"), 0, trajectories=(trajectory,))
-    assert recall(episode, turn) == pytest.approx(1 / 3)  # of 1 p, 2 q, 3 k only the first; the rules show none
-    assert recall(episode, Turn(0, "agent", "main", (0,), 4, (0,))) is None
+    assert recall(episode, turn) == pytest.approx(1 / 3)  # of pa, te, ki only the first; the rules show none
+    assert recall(episode, Turn(0, "agent", "main", (0,), 5, (0,))) is None
+    done = replace(episode, final={"code": {"a": "pa", "e": "te", "i": "zi", "o": "lo"}})
+    assert in_view(done, turn) == pytest.approx(2 / 4)  # pa and te are right, ki is not, o is not in view
+    with pytest.raises(BadInput, match="no final state"):
+        in_view(episode, turn)
 
 
 def test_the_corpus_of_a_lookup_is_its_own() -> None:
     tasks = list(islice(composed_lookup(objectives=8).tasks("train"), 50))
     for task in tasks:
         corpus = task.payload["corpus"]
-        assert set(corpus) == set(KEYS) and set(corpus.values()) <= set(VALUES)
+        assert set(corpus) == set(DRAWERS) and syllables(" ".join(corpus.values())) == corpus
         assert task.payload["answers"] == [[corpus[key]] for key in task.payload["questions"]]
         assert len(set(task.payload["questions"])) == 8
     assert len({tuple(task.payload["corpus"].values()) for task in tasks}) == 50
     first = tasks[0]
-    assert look_up(first, " Fox ") == f"fox {first.payload['corpus']['fox']}"
-    assert look_up(first, "foxes") == "nothing found"
+    assert look_up(first, " E ") == f"e {first.payload['corpus']['e']}"
+    assert look_up(first, "es") == "nothing found"
 
 
 def test_wrong_sizes_are_named() -> None:
     with pytest.raises(BadInput, match="parts is 0"):
         key_hunt(parts=0)
-    with pytest.raises(BadInput, match="objectives is 21"):
-        composed_lookup(objectives=21)
+    with pytest.raises(BadInput, match="objectives is 13"):
+        composed_lookup(objectives=13)
