@@ -1,6 +1,7 @@
 """MEM1 on composed lookups: several keys to look up one by one, with a memory of constant size.
 
-The model first imitates a forgetful player, whose internal state keeps each value with probability ``keep``; then
+The model first imitates a player that forgets nothing, which teaches to copy, then (the last quarter of the updates) a
+forgetful one, whose internal state keeps each older value with probability ``keep``; then
 reinforcement learning by the objectives answered rightly, on ``objectives`` at a time. Arms, at equal updates: ``mem1``
 (the question, the last turn, its result) and ``full`` (the whole history). Tables on the trained number of objectives
 and on others, with the peak of the context and accuracy by position.
@@ -9,7 +10,7 @@ and on others, with the peak of the context and accuracy by position.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ from polyturn.protocols import Context, Match, Player, Policy
 from polyturn.seeds import derive, generator
 from polyturn.types import FloatArray, Message, Sampling, Task, assistant
 
-ORDER = ("warm", "learn")
+ORDER = ("sure", "warm", "learn")
 TOKENS_PER_PASS = 2048
 SYSTEM = (
     "You answer several questions by searching for them one by one. At each step you see the questions and your last "
@@ -49,7 +50,7 @@ STUDY = Study(
     arms={"mem1": {"arm": "mem1"}, "full": {"arm": "full"}},
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}),
     more=("untrained", "imitated", "peak", "peak_ratio", "other_accuracy"),
-    fixed={"model": "tiny", "onsets": 4, "warm_updates": 120, "warm_lr": 4e-3, "iterations": 30},
+    fixed={"model": "tiny", "onsets": 4, "warm_updates": 200, "warm_lr": 4e-3, "iterations": 24},
 )
 
 
@@ -71,12 +72,12 @@ class Settings:
     """What a value may be: one of so many."""
     keep: float = 0.5
     """How likely the imitated player's state keeps an older value."""
-    warm_updates: int = 30
-    """Updates on its play."""
+    warm_updates: int = 40
+    """Updates on scripted play: three quarters on that of a sure player, the rest on that of the forgetful one."""
     warm_episodes: int = 16
     """Episodes in each of these."""
     warm_lr: float = 3e-5
-    """Learning rate of these."""
+    """Learning rate of these; a quarter of it for the forgetful player."""
     iterations: int = 30
     """Updates of reinforcement learning."""
     groups: int = 4
@@ -217,14 +218,19 @@ class _Work:
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def imitate(self) -> None:
-        """Likelihood of the forgetful state writer."""
+        """Likelihood of the sure state writer and then of the forgetful one."""
         settings = self.settings
-        if passed(self.run, "warm", ORDER):
+        sure = replace(settings, keep=1.0)
+        await self._imitate("sure", sure, settings.warm_updates * 3 // 4, settings.warm_lr)
+        await self._imitate("warm", settings, settings.warm_updates - settings.warm_updates * 3 // 4,
+                            settings.warm_lr / 4)
+
+    async def _imitate(self, name: str, settings: Settings, updates: int, lr: float) -> None:
+        if passed(self.run, name, ORDER):
             return
         rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
         script = Scripted(writer(settings), name="main", chat=self.model.chat)
-        share = self._share(settings.warm_episodes, 1)
-        await self._train("warm", share, script, rule, settings.warm_updates, settings.warm_lr)
+        await self._train(name, self._share(settings.warm_episodes, 1), script, rule, updates, lr)
 
     async def reinforce(self) -> None:
         """A point for each objective, each rollout against its group."""

@@ -1,6 +1,7 @@
 """SUPO on the key hunt: a code of N syllables, one tool call each, in a context that holds about a third of them.
 
-The model first imitates a forgetful player, whose summaries keep each syllable with probability ``keep``; then
+The model first imitates a player that forgets nothing, which teaches to copy, then (the last quarter of the updates) a
+forgetful one, whose summaries keep each syllable with probability ``keep``; then
 reinforcement learning by the whole code alone. Arms, at equal episodes: ``supo``; ``unmasked`` (overlong rollouts are
 trained too); ``frozen`` (a copy of the imitator writes the summaries and does not learn); ``truncation`` (no summaries:
 the oldest messages fall out of the context).
@@ -9,7 +10,7 @@ the oldest messages fall out of the context).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ from polyturn.protocols import Context, Match, Player, Policy, View
 from polyturn.seeds import derive, generator
 from polyturn.types import FloatArray, Message, Sampling, Task, all_turns, assistant, user
 
-ORDER = ("warm", "learn")
+ORDER = ("sure", "warm", "learn")
 MOST = 64
 """The longest reply, in tokens."""
 TOKENS_PER_PASS = 2048
@@ -46,7 +47,7 @@ STUDY = Study(
     arms={arm: {"arm": arm} for arm in ("supo", "unmasked", "frozen", "truncation")},
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}),
     more=("recall", "in_view", "more_summaries", "warm_success"),
-    fixed={"model": "tiny", "onsets": 4, "warm_updates": 120, "warm_lr": 4e-3, "iterations": 30},
+    fixed={"model": "tiny", "onsets": 4, "warm_updates": 200, "warm_lr": 4e-3, "iterations": 24},
 )
 
 
@@ -72,12 +73,12 @@ class Settings:
     """H: the most tool calls of an episode; of twice as many in the second table."""
     keep: float = 0.7
     """How likely the imitated player's summary keeps a syllable."""
-    warm_updates: int = 30
-    """Updates on its play."""
+    warm_updates: int = 40
+    """Updates on scripted play: three quarters on that of a sure player, the rest on that of the forgetful one."""
     warm_episodes: int = 16
     """Episodes in each of these."""
     warm_lr: float = 3e-5
-    """Learning rate of these."""
+    """Learning rate of these; a quarter of it for the forgetful player."""
     iterations: int = 30
     """Updates of reinforcement learning."""
     groups: int = 4
@@ -225,15 +226,21 @@ class _Work:
             self.frozen.close()
 
     async def imitate(self) -> None:
-        """Likelihood of the forgetful player, in this arm's context."""
+        """Likelihood of the sure player and then of the forgetful one, in this arm's context."""
         settings = self.settings
-        if passed(self.run, "warm", ORDER):
+        sure = replace(settings, keep=1.0)
+        await self._imitate("sure", sure, settings.warm_updates * 3 // 4, settings.warm_lr)
+        await self._imitate("warm", settings, settings.warm_updates - settings.warm_updates * 3 // 4,
+                            settings.warm_lr / 4)
+
+    async def _imitate(self, name: str, settings: Settings, updates: int, lr: float) -> None:
+        if passed(self.run, name, ORDER):
             return
         rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
         script = Scripted(hunter(settings), name="main", chat=self.model.chat)
         context = context_of(settings, self.limit, settings.summaries, frozen=False)
         share = self._share(context, settings.warm_episodes, 1)
-        await self._train("warm", share, {"main": script}, rule, settings.warm_updates, settings.warm_lr)
+        await self._train(name, share, {"main": script}, rule, updates, lr)
 
     def freeze(self) -> None:
         """Keeps the imitator as it was, to write the summaries of the arm ``frozen``."""

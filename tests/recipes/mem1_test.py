@@ -54,7 +54,7 @@ async def test_two_iterations(tmp_path: Path, arm: Any) -> None:
     assert run.results["found"].keys() == {"untrained", "imitated", "trained", "trained on 4", "trained on 8"}
     assert [len(row["by_position"]) for row in run.results["found"].values()] == [2, 2, 2, 4, 8]
     assert "by position" in text(run.results) and "peak tokens, scripted" in text(run.results)
-    assert [row["stage"] for row in read_metrics(run.folder)] == ["warm"] * 2 + ["learn"] * 2
+    assert [row["stage"] for row in read_metrics(run.folder)] == ["sure", "warm", "learn", "learn"]
     assert audit_run(run.folder).faults == []
 
 

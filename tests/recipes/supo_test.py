@@ -53,7 +53,7 @@ async def test_two_iterations(tmp_path: Path, arm: Any) -> None:
     run = await finished(tmp_path / "run", Settings(arm=arm, **SMALL))
     assert run.results["outcome"].keys() >= {STUDY.outcome, *STUDY.more}
     assert run.results["found"].keys() == {"warm", "learned", "more"} and "success" in text(run.results)
-    assert [row["stage"] for row in read_metrics(run.folder)] == ["warm"] * 2 + ["learn"] * 2
+    assert [row["stage"] for row in read_metrics(run.folder)] == ["sure", "warm", "learn", "learn"]
     assert audit_run(run.folder).faults == []
     learned = [e for e in read_episodes(run.folder) if e.id.startswith("learn.")]
     writers = {t.policy for e in learned for t in e.trajectories for turn in t.turns if turn.purpose == "summary"}
