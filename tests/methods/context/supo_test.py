@@ -17,7 +17,7 @@ from polyturn.advantages.turn import as_tokens
 from polyturn.agents.chat import ChatAgent
 from polyturn.arrays import Turns, as_turns, lay_out
 from polyturn.contexts.keep import Keep
-from polyturn.envs.lookup import key_hunt
+from polyturn.envs.lookup import hunt_rules, key_hunt
 from polyturn.errors import BadInput
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule
@@ -25,6 +25,7 @@ from polyturn.losses.learned import Learned
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.context.supo import (
+    ASK,
     PAPER,
     as_rows,
     overlong_B,
@@ -216,7 +217,7 @@ def test_the_rows_gradient_is_the_policy_gradient_of_two_segments() -> None:
     logprobs, weights, credit = [], [], []
     for segment in rows:
         for (a, z, y), choices in zip(ways, segment, strict=True):
-            probability = float(chance[0, a] * chance[1 + a, z] * chance[4 + z, y])
+            probability = float((chance[0, a] * chance[1 + a, z] * chance[4 + z, y]).detach())
             for state, choice in choices:
                 logprobs.append(torch.log(chance[state, choice]))
                 weights.append(probability)
@@ -237,7 +238,8 @@ def test_the_rows_gradient_is_the_policy_gradient_of_two_segments() -> None:
 async def played(context: Context, *, steps: int = 9, rollouts: int = 4, seed: int = 0) -> tuple[Local, list[Group]]:
     """A tiny random model hunts; its replies are noise, its context is real."""
     suite = key_hunt(parts=4, steps=steps)
-    model = open_model("tiny", lambda: ["open a code ba de"] * 4, seed=seed, deterministic=True)
+    told = [hunt_rules(4), ASK, "Reply open and one of the drawers a e i o, or code."]
+    model = open_model("tiny", lambda: told * 4, seed=seed, deterministic=True)
     player = Player(lambda: ChatAgent(context=context, sampling=Sampling(max_tokens=5)), "main")
     matches = [Match(suite, task, {"agent": player}, 3, rollouts, train=frozenset({"agent"}))
                for task in suite.tasks("test")][:2]
@@ -249,6 +251,12 @@ def with_rewards(groups: list[Group]) -> list[Group]:
     """The same play, scored 1, 0, 1, 0, so that there is something to learn."""
     return [tuple(replace(made, scores={"score": {"agent": Score(float(trial % 2))}})
                   for trial, made in enumerate(group)) for group in groups]
+
+
+def answered(made: Episode) -> Episode:
+    """The same play, as if it had ended with an answer."""
+    ended = tuple(replace(trajectory, stop=Stop("done")) for trajectory in made.trajectories)
+    return replace(made, stop=Stop("done"), trajectories=ended)
 
 
 def gradient_of(model: Local, groups: list[Group], rule: Rule) -> tuple[float, torch.Tensor]:
@@ -274,14 +282,15 @@ async def test_without_a_summary_it_is_multi_turn_grpo_bit_for_bit() -> None:
     ):
         model, groups = await played(context)
         model.close()
-        done = [tuple(replace(made, stop=Stop("done")) for made in group) for group in with_rewards(groups)]
+        done = [tuple(answered(made) for made in group) for group in with_rewards(groups)]
         found.append(gradient_of(model, done, rule))
-    assert found[0][0] == found[1][0] != 0
-    assert torch.equal(found[0][1], found[1][1])
+    fresh = torch.cat([p.detach().flatten() for p in model.model.parameters()])
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1]) and not torch.equal(found[0][1], fresh)
 
 
 async def test_the_rows_of_a_rollout_are_the_flat_sum_over_its_sampled_tokens() -> None:
-    model, groups = await played(supo_context(110, max_tokens=6))
+    model, groups = await played(supo_context(120, max_tokens=6))
     model.close()
     episodes = [made for group in groups for made in group]
     pieces = [segments(made.trajectories[0]) for made in episodes]
@@ -302,7 +311,7 @@ async def test_the_rows_of_a_rollout_are_the_flat_sum_over_its_sampled_tokens() 
 
 
 async def test_what_overflowed_is_no_part_of_any_row_and_weighs_nothing() -> None:
-    model, groups = await played(supo_context(110, max_tokens=6))
+    model, groups = await played(supo_context(120, max_tokens=6))
     model.close()
     tokens = lay_out(with_rewards(groups), "main")
     turns = as_turns(tokens)
