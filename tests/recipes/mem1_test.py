@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ async def test_the_memory_is_constant_and_that_of_a_full_history_grows_with_the_
     flat, grown = (list(found[arm].values()) for arm in ("mem1", "full"))
     assert list(found["mem1"]) == ["1", "2", "4", "8"]
     assert max(flat) < 1.2 * min(flat)
-    steps = [(b - a) / n for a, b, n in zip(grown, grown[1:], (1, 2, 4), strict=False)]
+    steps = [(b - a) / n for (a, b), n in zip(pairwise(grown), (1, 2, 4), strict=True)]
     assert min(steps) > 30 and max(steps) < 1.5 * min(steps)  # tokens for each objective more: linear
 
 

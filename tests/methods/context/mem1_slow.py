@@ -54,7 +54,9 @@ def reward(reply: str, answers: Sequence[Sequence[str]]) -> float:
     if at < 0 or end < 0 or (0 <= search < at and reply.find("</search>", search) >= 0):
         return 0.0
     points = 0.0
-    for given, accepted in zip(reply[at + 8 : end].split(";"), answers, strict=False):
+    said = reply[at + 8 : end].split(";")
+    for place, accepted in enumerate(answers):
+        given = said[place] if place < len(said) else ""
         if plain(given) and plain(given) in [plain(answer) for answer in accepted]:
             points += 1.0
     return points

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -269,7 +270,7 @@ async def test_each_turn_is_trained_once_on_its_pruned_prompt() -> None:
     model, groups = await rollouts(ConstantState())
     model.close()
     (trajectory,) = groups[0][0].trajectories
-    for before, turn in zip(trajectory.turns, trajectory.turns[1:], strict=False):
+    for before, turn in pairwise(trajectory.turns):
         shown = [trajectory.messages[index] for index in turn.prompt]
         assert [m.origin for m in shown] == ["env", "policy", "env", "reminder"]
         assert turn.prompt[0] == trajectory.turns[0].prompt[0] and turn.prompt[1] == before.reply
