@@ -140,7 +140,7 @@ def test_a_thousand_random_ends_score_as_the_slow_twin() -> None:
         assert sha256_of(final) == slow.hash_of(final)
         score = EndState().score(Episode("e", Task("t", "f"), 0, final={
             "db_sha256": sha256_of(final), "gold_sha256": sha256_of(gold), "said": said, "outputs": outputs,
-            "valid": True}))
+            "valid": True, "stopped_by": "user"}))
         assert score.value == slow.reward(final, gold, said, outputs)
         ones += score.value == 1.0
     assert 100 < ones < 900
