@@ -46,7 +46,7 @@ STUDY = Study(
     outcome="success", baseline="long", curve="score/grid",
     arms={"scaled": {"arm": "scaled"}, "short": {"arm": "short"}, "long": {"arm": "long"}},
     tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("before", "near", "far", "iterations", "env_steps"),
-    fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "env_steps": 6000, "every": 10, "groups": 8,
+    fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "env_steps": 12_000, "every": 10, "groups": 16,
            "rollouts": 4, "test_tasks": 64, "kl": 0.0},
 )
 
