@@ -15,16 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from polyturn.agents.chat import ChatAgent
-from polyturn.arrays import lay_out
+from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.arrays import Turns, lay_out
 from polyturn.envs.twenty_questions import TwentyQuestions, twenty_questions
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Metrics, played_metrics
+from polyturn.learn.loop import Metrics, Rule, Stage, passed, played_metrics, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
+from polyturn.losses.likelihood import likelihood
+from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.archer import (
     Ring,
     Transition,
@@ -37,18 +39,22 @@ from polyturn.methods.learning.archer import (
     transitions,
     update_critic,
 )
+from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
-from polyturn.policies.tiny import open_model, tiny_model
+from polyturn.policies.tiny import is_tiny, open_model, tiny_model
 from polyturn.protocols import Match, Player, Stateful
 from polyturn.record.credit import credit_rows
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import play
 from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive, generator
-from polyturn.types import Episode, FloatArray, Group, Sampling
+from polyturn.types import Episode, FloatArray, Group, Sampling, Task
 
 STAGE = "archer"
+ORDER = ("imitate", STAGE)
 CRITIC_WIDTH = 64
+CAPACITY = 100_000
+"""Transitions in the ring."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ class Settings:
     """Learning rate of the actor."""
     baseline: bool = False
     """Whether the actor subtracts a value head of its own at every token."""
-    capacity: int = 100_000
-    """Transitions in the ring."""
+    imitate: int = 0
+    """Updates on uniformly random legal play before everything else: a policy that never guesses finds no reward."""
     test_tasks: int = 64
     """Held-out games, two plays each."""
     lora: int = 0
@@ -102,7 +108,11 @@ STUDY = Study(
     arms={"archer": {"arm": "archer"}, "reinforce": {"arm": "reinforce"}, "no_replay": {"arm": "no_replay"},
           "no_v": {"arm": "no_v"}},
     baseline="reinforce", tried=({"lr": 3e-4}, {"lr": 1e-3}),
-    fixed={"model": "tiny", "env_steps": 4000, "critic_updates": 10}, more=("score", "found"),
+    fixed={
+        "model": "tiny", "questions": 8, "env_steps": 2000, "critic_updates": 40, "batch": 16, "actor_updates": 6,
+        "warmup": 2, "imitate": 60, "gamma": 0.9, "tau": 0.2, "critic_lr": 2e-3,
+    },
+    more=("score", "found"),
     curve="score/twenty_questions",
 )
 
@@ -138,6 +148,7 @@ async def main(settings: Settings, run: Run) -> None:
     )
     try:
         work = make_work(settings, run, model)
+        await work.imitate()
         await work.learn()
         await work.rate()
     finally:
@@ -147,6 +158,10 @@ async def main(settings: Settings, run: Run) -> None:
 def text(results: Mapping[str, Any]) -> str:
     """The outcome, as plain text."""
     return ", ".join(f"{name} {value:.3f}" for name, value in results.get("outcome", {}).items())
+
+
+def _ones(turns: Turns) -> FloatArray:
+    return np.ones(turns.kept_BK.shape)
 
 
 @dataclass
@@ -162,11 +177,30 @@ class Work:
     critic: Learner
     ring: Ring
 
+    async def imitate(self) -> None:
+        """Likelihood of random legal play; the same for every arm, and no part of the budget."""
+        settings = self.settings
+        if not settings.imitate or passed(self.run, "imitate", ORDER):
+            return
+
+        def cast(task: Task) -> dict[str, Player]:
+            return {"agent": Player(lambda: AnswerAgent(self.suite.random_answer(task, settings.seed)), "main")}
+
+        share = Share(self.suite, cast, frozenset({"agent"}), settings.episodes, 1)
+        stage = Stage(
+            "imitate", Mixture((share,), derive("imitate", settings.seed)),
+            {"main": Dictated(name="main", chat=self.model.chat)}, self.model,
+            Learner(self.model.model, lr=3e-3 if is_tiny(settings.model) else 3e-5),
+            Rule(_ones, token_mean, likelihood, demonstrations=True, on_policy=True), settings.imitate,
+        )
+        await train(self.run, stage, save_every=settings.imitate)
+
     async def learn(self) -> None:
         """Iterations until the budget of environment steps is spent."""
         parts: dict[str, Stateful] = {"actor": self.actor, "critic": self.critic, "curriculum": self.curriculum}
         i = 0
-        if self.run.at is not None:
+        self.actor.version = max(self.actor.version, self.model.version)
+        if self.run.at is not None and self.run.at[0] == STAGE:
             i = self.run.at[1]
             self.run.restore(parts)
             self.model.publish(self.actor.version)
@@ -280,4 +314,4 @@ def make_work(settings: Settings, run: Run, model: Local) -> Work:
     actor = Learner(model.model, lr=settings.lr, heads=("baseline",) if settings.baseline else ())
     actor.version = model.version
     curriculum = StepBudget(Mixture((share,), derive("games", settings.seed)), settings.env_steps)
-    return Work(settings, run, model, suite, curriculum, actor, critic, Ring(settings.capacity))
+    return Work(settings, run, model, suite, curriculum, actor, critic, Ring(CAPACITY))

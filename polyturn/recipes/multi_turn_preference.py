@@ -103,8 +103,8 @@ STUDY = Study(
     },
     baseline="single_turn_dpo", tried=({"lr": 1e-4}, {"lr": 3e-4}),
     fixed={
-        "model": "tiny", "steps": 1, "sft_updates": 150, "sft_episodes": 16, "sft_lr": 3e-3, "prompts": 64,
-        "samples": 6, "test_tasks": 200,
+        "model": "tiny", "steps": 1, "sft_updates": 200, "sft_episodes": 16, "sft_lr": 3e-3, "prompts": 64,
+        "samples": 6, "pairs": 4, "test_tasks": 200,
     },
     more=("accuracy_sft",), curve="evaluate/score",
 )
