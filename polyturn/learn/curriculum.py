@@ -1,10 +1,10 @@
-"""What is played next: a fixed mixture of environments, a budget of steps, scripted play in equal portions."""
+"""What is played next: a fixed mixture of environments, equal in every iteration, and a budget of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count, islice
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from polyturn.errors import BadInput
@@ -125,72 +125,3 @@ def stretch(suite: Suite, split: str, start: int, count: int) -> list[Task]:
     if not every:
         raise BadInput(f"{suite.spec.name} has no tasks in split {split!r}")
     return [every[(start + index) % len(every)] for index in range(count)]
-
-
-@dataclass
-class EqualTokens:
-    """A :class:`polyturn.protocols.Curriculum` of scripted play: each iteration the next tasks, until their replies
-    have about ``tokens`` tokens, so that arms whose episodes differ in length learn from equally many.
-
-    The suite's training tasks must have no end. It has no memory; worlds derive from ``seed`` and the task's number.
-    """
-
-    suite: Suite
-    cast: Callable[[Task], Mapping[str, Player]]
-    replies: Callable[[Task, int], Sequence[str]]
-    """(task, world seed) -> what will be said."""
-    length: Callable[[str], int]
-    """Tokens of a reply."""
-    tokens: float
-    seed: int
-    _upto: list[int] = field(default_factory=lambda: [0])
-    """Tasks used up before each iteration."""
-    _known: list[Task] = field(default_factory=list)
-
-    def propose(self, iteration: int) -> Sequence[Match]:
-        """The matches of an iteration: at least one, unless no tokens are wanted."""
-        while len(self._upto) <= iteration + 1:
-            self._upto.append(self._end(self._upto[-1]))
-        return [
-            Match(self.suite, self._task(n), self.cast(self._task(n)), self._world(n), train=frozenset({"agent"}),
-                  iteration=iteration)
-            for n in range(self._upto[iteration], self._upto[iteration + 1])
-        ]
-
-    def observe(self, groups: Sequence[Group]) -> None:
-        """Nothing: the demonstrations do not adapt."""
-
-    def _task(self, n: int) -> Task:
-        if n >= len(self._known):
-            tasks = iter(self.suite.tasks("train"))
-            self._known = [next(tasks) for _ in range(2 * n + 16)]
-        return self._known[n]
-
-    def _world(self, n: int) -> int:
-        return derive(self.seed, "demonstration", n)
-
-    def _end(self, n: int) -> int:
-        """The first task that is left for the next iteration: whichever end is nearer to the tokens wanted."""
-        said = 0
-        for end in count(n):
-            more = sum(self.length(reply) for reply in self.replies(self._task(end), self._world(end)))
-            if said + more / 2 >= self.tokens:
-                return end if said or not self.tokens else end + 1
-            said += more
-        raise AssertionError("tasks without end")
-
-
-@dataclass(frozen=True)
-class Together:
-    """Several curricula without memory at once."""
-
-    parts: tuple[Curriculum, ...]
-
-    def propose(self, iteration: int) -> Sequence[Match]:
-        """The matches of all parts."""
-        return [match for part in self.parts for match in part.propose(iteration)]
-
-    def observe(self, groups: Sequence[Group]) -> None:
-        """Each part sees all groups."""
-        for part in self.parts:
-            part.observe(groups)

@@ -21,7 +21,8 @@ from polyturn.envs.best_price import DISCOUNT, PRICE, best_price, market, read_q
 from polyturn.envs.tasks import FileTasks, RewardScore
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
-from polyturn.learn.curriculum import EqualTokens, Together
+from polyturn.learn.curriculum import Mixture
+from polyturn.learn.epochs import Epochs
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, train
 from polyturn.learn.run import Run
@@ -44,15 +45,21 @@ from polyturn.methods.agents.codeact import (
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.policies.tiny import open_model
-from polyturn.protocols import Completion, Match, Player
-from polyturn.rollout.pool import Pool
+from polyturn.protocols import Completion, Match, Player, Policy
+from polyturn.rollout.pool import Pool, play, without_errors
+from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive
 from polyturn.tools.sandbox.interpreter import Sandbox
 from polyturn.types import FloatArray, Group, Limits, Message, Sampling, Task, assistant, user
 
+TINY_SHAPE = {"initializer_range": 0.08}
+"""First weights of a tiny model, chosen on seed 100: it has to learn to copy names from the question."""
+AGENT = frozenset({"agent"})
 STUDY = Study(
     outcome="success_many", arms={"code": {"arm": "code"}, "text": {"arm": "text"}}, baseline="text",
-    tried=({"lr": 3e-3},), fixed={"model": "tiny", "updates": 80, "mix": 0.0, "before_tasks": 0, "reply_tokens": 96},
+    tried=({"lr": 3e-3},),
+    fixed={"model": "tiny", "trajectories": 240, "updates": 260, "tokens": 400, "mix": 0.0, "before_tasks": 0,
+           "test_tasks": 48, "reply_tokens": 96},
     more=("success_few", "executable", "turns"), curve="learner/loss",
 )
 TOPICS = ("rain", "bread", "the moon", "music", "a river", "chess", "tea", "winter", "maps", "bees", "glass", "sleep",
@@ -76,12 +83,16 @@ class Settings:
     """Fixes tasks, worlds and every draw."""
     arm: Literal["text", "json", "code"] = "code"
     """The action space."""
-    updates: int = 30
-    """Updates on the solver's play."""
+    trajectories: int = 300
+    """Episodes of the solver that are learned from, in epochs."""
+    updates: int = 40
+    """Updates on them."""
     tokens: int = 600
-    """Tokens of an update; how many episodes that are depends on the space."""
+    """Trained tokens of an update; how many episodes that are depends on the space."""
     lr: float = 1e-4
     """Learning rate."""
+    warm_up: int = 10
+    """Updates until it is reached."""
     mix: float = 0.3
     """Share of an update's tokens that are replies of the untrained model."""
     kept_replies: int = 200
@@ -93,7 +104,7 @@ class Settings:
     test_tasks: int = 64
     """Held-out tasks."""
     before_tasks: int = 16
-    """Of these, how many the untrained model plays."""
+    """Of these, how many the untrained model plays; 0 also leaves out the solver's own row."""
     turns: int = 10
     """Replies of an episode."""
     reply_tokens: int = 128
@@ -114,7 +125,7 @@ async def main(settings: Settings, run: Run) -> None:
         run.keep(isolation=await sandbox.open())
     model = open_model(
         settings.model, texts, seed=settings.seed, dtype="float32" if run.deterministic else settings.dtype,
-        deterministic=run.deterministic, lora=settings.lora or None, progress=run.progress.note,
+        deterministic=run.deterministic, lora=settings.lora or None, progress=run.progress.note, shape=TINY_SHAPE,
     )
     work = _Work(settings, run, model)
     try:
@@ -135,8 +146,14 @@ def text(results: Mapping[str, Any]) -> str:
 
 def held_out(settings: Settings) -> list[Match]:
     """The test tasks, the policy ``main`` in the seat."""
+    return test_matches(settings, None)
+
+
+def test_matches(settings: Settings, plan: Plan | None) -> list[Match]:
+    """The test tasks, the model or a scripted player in the seat."""
     suite = best_price(most=settings.test_most, test_tasks=settings.test_tasks)
-    player = Player(codeact(rules(settings)), "main")
+    own = rules(settings) if plan is None else Rules(settings.arm, settings.turns)
+    player = Player(codeact(own, plan=plan), "main")
     return [Match(suite, task, {"agent": player}, derive("test", task.id)) for task in suite.tasks("test")]
 
 
@@ -144,9 +161,10 @@ def foresee(settings: Settings) -> dict[str, Any]:
     """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another."""
     if settings.model:
         return {}
+    asked, tested = 0.5 * settings.kept_replies if settings.mix else 0.0, 1.2 * settings.test_tasks
     stages = {
-        "before": 1.2 * settings.before_tasks + 0.5 * settings.kept_replies * (settings.mix > 0),
-        "imitate": 0.02 * settings.updates * settings.tokens, "after": 1.2 * settings.test_tasks,
+        "before": 1.2 * settings.before_tasks + 0.2 * settings.test_tasks + asked,
+        "imitate": 0.02 * settings.updates * settings.tokens + 0.2 * settings.trajectories, "after": tested,
     }
     return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
 
@@ -197,9 +215,6 @@ def solved(space: Space, task: Task, seed: int) -> list[str]:
     return [*(rendered(space, question.tool, call) for call in question.calls()), answer(world.expected())]
 
 
-# ---------------------------------------------------------------- what is played to learn from
-
-
 def spoken(replies: Sequence[tuple[str, str]]) -> FileTasks:
     """A suite of stored questions and replies."""
     tasks = tuple(Task(f"spoken/{i}", "spoken", {"prompt": asked, "reply": said}, Limits(env_steps=1))
@@ -223,11 +238,14 @@ class _Work:
     learned: list[tuple[str, str]] = field(default_factory=list)
 
     async def before(self) -> None:
-        """What the untrained model does, and what it says to everyday questions."""
+        """What the solver and the untrained model do, and what the model says to everyday questions."""
         settings = self.settings
         if settings.before_tasks:
+            solved_by = Dictated(name="main", chat=self.model.chat)
+            best = await self._rate("solver", test_matches(settings, solver(settings.arm)), solved_by)
+            self.outcome |= {"solver_many": best["success_many"], "solver_few": best["success_few"]}
             matches = held_out(settings)[: settings.before_tasks]
-            self.outcome["executable_before"] = (await self._rate("before", matches))["executable"]
+            self.outcome["executable_before"] = (await self._rate("before", matches, self.model))["executable"]
         if settings.mix:
             self.run.progress.note("asking the untrained model everyday questions")
             said = await self._replies()
@@ -266,52 +284,64 @@ class _Work:
         return math.exp(-float(np.concatenate(own).mean()))
 
     async def imitate(self) -> None:
-        """Likelihood of the solver's replies, and of the untrained model's own."""
+        """Likelihood of the solver's replies, and of the untrained model's own, in epochs over what was played once."""
         settings, seed = self.settings, derive("imitate", self.settings.seed)
-        suite = best_price(most=settings.train_most)
-        chat = self.model.chat
-
-        def length(reply: str) -> int:
-            return len(chat.spell(assistant(reply)))
-
         player = Player(codeact(Rules(settings.arm, settings.turns), plan=solver(settings.arm)), "main")
+        suite = best_price(most=settings.train_most)
+        tasks = islice(suite.tasks("train"), settings.trajectories)
+        shown = await self._shown("demonstration", [
+            Match(suite, task, {"agent": player}, derive(seed, task.id), train=AGENT) for task in tasks])
         mix = settings.mix if self.learned else 0.0
-        parts = [EqualTokens(
-            suite, lambda task: {"agent": player}, lambda task, world: solved(settings.arm, task, world), length,
-            (1 - mix) * settings.tokens, seed,
-        )]
+        portions = [Epochs(shown, (1 - mix) * settings.tokens, seed)]
         if mix:
-            parts.append(EqualTokens(
-                spoken(self.learned), _speaker, lambda task, world: [task.payload["reply"]], length,
-                mix * settings.tokens, seed,
-            ))
-        rule = Rule(no_advantage, token_mean, likelihood, demonstrations=True, on_policy=True)
+            talk = spoken(self.learned)
+            stored = islice(talk.tasks("train"), len(self.learned))
+            matches = [Match(talk, task, speaker(task), train=AGENT) for task in stored]
+            portions.append(Epochs(await self._shown("everyday", matches), mix * settings.tokens, seed))
         dtype = None if self.model.dtype == "float32" else self.model.dtype
+
+        def rule(i: int) -> Rule:
+            def portion(groups: Sequence[Group]) -> Sequence[Group]:
+                return [group for epochs in portions for group in epochs.batch(i)]
+
+            return Rule(no_advantage, token_mean, likelihood, filters=(portion,), demonstrations=True, on_policy=True)
+
         stage = Stage(
-            "imitate", Together(tuple(parts)), {"main": Dictated(name="main", chat=chat)}, self.model,
-            Learner(self.model.model, lr=settings.lr, dtype=dtype), rule, settings.updates,
-            pool=Pool(settings.concurrency),
+            "imitate", Mixture(()), {}, self.model, Learner(self.model.model, lr=settings.lr, dtype=dtype), rule,
+            settings.updates, lr=lambda i: settings.lr * min(1.0, (i + 1) / settings.warm_up),
         )
         await train(self.run, stage, save_every=settings.save_every)
 
+    async def _shown(self, label: str, matches: Sequence[Match]) -> list[Group]:
+        """The scripted episodes, played once; a run that is gone on with plays them again under another name."""
+        self.run.progress.stage(label, 0)
+        attempt = self.run.recorder.attempt
+        groups = await play(
+            matches, {"main": Dictated(name="main", chat=self.model.chat)}, recorder=self.run.recorder,
+            label=label if attempt == 1 else f"{label}-{attempt}", pool=Pool(self.settings.concurrency),
+            finished=self.run.progress.sample,
+        )
+        return without_errors(await score_matches(matches, groups, self.run.recorder))
+
     async def after(self) -> None:
         """The same tasks and questions again; the outcome."""
-        self.outcome.update(await self._rate("after", held_out(self.settings)))
+        self.outcome.update(await self._rate("after", held_out(self.settings), self.model))
         if self.measured:
             self.outcome["perplexity_after"] = await self._perplexity()
         self.run.keep(outcome=self.outcome, text=text({"outcome": self.outcome}))
 
-    async def _rate(self, label: str, matches: Sequence[Match]) -> dict[str, float]:
+    async def _rate(self, label: str, matches: Sequence[Match], policy: Policy) -> dict[str, float]:
         self.run.progress.stage(f"rating {label}", 0)
         result = await evaluate(
-            matches, {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
+            matches, {"main": policy}, policy="main", label=label, recorder=self.run.recorder,
             pool=Pool(self.settings.concurrency), finished=self.run.progress.sample,
         )
         self.run.keep(**{f"curve_{label}": by_offers(result.groups)})
         return outcome_of(result.groups, few=self.settings.train_most, turns=self.settings.turns)
 
 
-def _speaker(task: Task) -> Mapping[str, Player]:
+def speaker(task: Task) -> Mapping[str, Player]:
+    """A player that gives the stored reply."""
     return {"agent": Player(lambda: AnswerAgent(lambda ask: assistant(task.payload["reply"])), "main")}
 
 

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from polyturn.agents.chat import ChatAgent
-from polyturn.envs.tasks import numbered
 from polyturn.errors import BadInput
-from polyturn.learn.curriculum import EqualTokens, Mixture, Share, StepBudget, Together, steps_of, stretch
-from polyturn.programs import ProgramSuite, Table, as_env
-from polyturn.protocols import Match, Player, Spec
+from polyturn.learn.curriculum import Mixture, Share, StepBudget, steps_of, stretch
+from polyturn.programs import ProgramSuite, as_env
+from polyturn.protocols import Player, Spec
 from polyturn.types import Episode, Task, Trajectory, Turn
 
 
@@ -75,51 +72,3 @@ def test_a_budget_counts_the_steps_of_real_play() -> None:
     again = StepBudget(StepBudget(Mixture([share("a", 100, 2, 3)]), 9), 5)
     again.restore(nested.state())
     assert isinstance(again.inner, StepBudget) and again.inner.taken == 2
-
-
-def spoken(length: int) -> EqualTokens:
-    """Task number n says n + 1 words of ``length`` letters."""
-    def replies(task: Task, world: int) -> list[str]:
-        return ["x" * length] * (int(task.id.rpartition("/")[2]) % 5 + 1)
-
-    suite = ProgramSuite(Spec("count"), as_env(nothing), {"train": lambda: numbered("count", "train", test=1)})
-    return EqualTokens(suite, lambda task: {}, replies, len, 30, 7)
-
-
-async def nothing(task: Task, seed: int, table: Table) -> None:
-    return None
-
-
-def said(part: EqualTokens, matches: Sequence[Match]) -> int:
-    return sum(part.length(reply) for match in matches for reply in part.replies(match.task, match.seed))
-
-
-def test_arms_of_other_lengths_learn_from_equally_many_tokens() -> None:
-    for length in (2, 3, 6):
-        part = spoken(length)
-        rounds = [part.propose(i) for i in range(20)]
-        assert all(abs(said(part, matches) - 30) <= 5 * length / 2 for matches in rounds)
-        ids = [match.task.id for matches in rounds for match in matches]
-        assert ids == [f"count/train/{n}" for n in range(len(ids))]
-        assert len({match.seed for matches in rounds for match in matches}) == len(ids)
-
-
-def test_any_iteration_can_be_asked_first_so_that_a_run_can_be_gone_on_with() -> None:
-    fresh, used = spoken(2), spoken(2)
-    asked = [used.propose(i) for i in range(6)]
-    assert [m.task for m in fresh.propose(5)] == [m.task for m in asked[5]]
-    assert [m.seed for m in fresh.propose(5)] == [m.seed for m in asked[5]]
-
-
-def test_a_reply_longer_than_the_portion_is_still_taken_and_nothing_for_no_tokens() -> None:
-    assert len(spoken(100).propose(0)) == 1
-    part = spoken(2)
-    part.tokens = 0
-    assert part.propose(0) == [] and part.propose(1) == []
-
-
-def test_together_are_the_matches_of_all() -> None:
-    one, two = spoken(2), spoken(3)
-    both = Together((one, two))
-    assert [m.task for m in both.propose(1)] == [m.task for m in [*one.propose(1), *two.propose(1)]]
-    both.observe([])

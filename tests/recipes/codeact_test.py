@@ -31,7 +31,8 @@ from polyturn.record.write import open_run
 from polyturn.types import Episode, Event, Message, Score, Task, Trajectory, Turn, user
 
 SMALL = Settings(
-    "tiny", updates=2, tokens=150, mix=0.0, test_tasks=2, before_tasks=1, reply_tokens=4, save_every=1, test_most=6)
+    "tiny", trajectories=8, updates=2, tokens=150, mix=0.0, test_tasks=2, before_tasks=1, reply_tokens=4, save_every=1,
+    test_most=6)
 
 
 async def finished(folder: Path, settings: Settings, *, resume: bool = False) -> Run:
@@ -48,18 +49,20 @@ async def test_two_iterations(tmp_path: Path, arm: Space) -> None:
     run = await finished(tmp_path / "run", replace(SMALL, arm=arm))
     assert run.results["isolation"] in ("bubblewrap", "namespaces")
     assert run.results["outcome"].keys() == {
-        "executable_before", "success_many", "success_few", "turns", "executable", "invalid"}
+        "solver_many", "solver_few", "executable_before", "success_many", "success_few", "turns", "executable",
+        "invalid"}
+    assert run.results["outcome"]["solver_few"] == 1.0 and set(run.results["curve_solver"]) <= {*"23456"}
     rows = read_metrics(run.folder)
     assert [row["stage"] for row in rows] == ["imitate"] * 2
-    assert all(100 <= row["values"]["learner/tokens"] <= 200 for row in rows)
-    shown = [e for e in read_episodes(run.folder) if e.id.startswith("imitate.")]
-    assert shown and all(e.stop.reason == "right" for e in shown)
+    assert all(150 <= row["values"]["learner/tokens"] <= 270 for row in rows)
+    shown = [e for e in read_episodes(run.folder) if e.id.startswith("demonstration.")]
+    assert len(shown) == 8 and all(e.stop.reason == "right" for e in shown)
     assert audit_run(run.folder).faults == []
     assert "success_many" in run.results["text"]
 
 
 async def test_replies_of_the_untrained_model_are_mixed_in(tmp_path: Path) -> None:
-    settings = replace(SMALL, mix=0.5, kept_replies=6, updates=1, tokens=400)
+    settings = replace(SMALL, mix=0.02, kept_replies=30, updates=1, tokens=200, before_tasks=0)
     run = await finished(tmp_path / "run", settings)
     outcome = run.results["outcome"]
     assert outcome["perplexity_before"] > 1 and outcome["perplexity_after"] > 1
