@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -77,7 +78,7 @@ class Settings:
     warm_episodes: int = 16
     """Episodes in each of these."""
     warm_lr: float = 3e-5
-    """Learning rate of these; a quarter of it for the forgetful player."""
+    """Learning rate of these; a quarter of it for the forgetful player; both fall to nothing."""
     iterations: int = 30
     """Updates of reinforcement learning."""
     groups: int = 4
@@ -192,6 +193,11 @@ async def constant_memory(model: Local, settings: Settings) -> dict[str, dict[st
     return found
 
 
+def falling(lr: float, updates: int, update: int) -> float:
+    """The learning rate of an update of imitation: up over ten of them, then down to nothing at the last."""
+    return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
+
+
 def ones(turns: Turns) -> FloatArray:
     """Imitation weighs all tokens alike."""
     return np.ones(turns.kept_BK.shape)
@@ -287,5 +293,6 @@ class _Work:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), {"main": policy}, self.model,
             Learner(self.model.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
+            lr=None if name == "learn" else partial(falling, lr, updates),
         )
         await train(self.run, stage, save_every=self.settings.save_every)

@@ -78,7 +78,7 @@ class Settings:
     warm_episodes: int = 16
     """Episodes in each of these."""
     warm_lr: float = 3e-5
-    """Learning rate of these; a quarter of it for the forgetful player."""
+    """Learning rate of these; a quarter of it for the forgetful player; both fall to nothing."""
     iterations: int = 30
     """Updates of reinforcement learning."""
     groups: int = 4
@@ -197,6 +197,11 @@ def _matches(settings: Settings, seat: Callable[[], Player], steps: int | None =
     return [Match(suite, task, {"agent": seat()}, derive("test", task.id)) for task in suite.tasks("test")]
 
 
+def falling(lr: float, updates: int, update: int) -> float:
+    """The learning rate of an update of imitation: up over ten of them, then down to nothing at the last."""
+    return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
+
+
 def ones(turns: Turns) -> FloatArray:
     """Imitation weighs all tokens alike."""
     return np.ones(turns.kept_BK.shape)
@@ -238,8 +243,9 @@ class _Work:
             return
         rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
         script = Scripted(hunter(settings), name="main", chat=self.model.chat)
-        context = context_of(settings, self.limit, settings.summaries, frozen=False)
-        share = self._share(context, settings.warm_episodes, 1)
+        limits = [self.limit + more for more in (0, 20, 40)]  # the call that overflows is taken back, so not imitated
+        contexts = [context_of(settings, limit, settings.summaries, frozen=False) for limit in limits]
+        share = self._share(contexts, settings.warm_episodes, 1)
         await self._train(name, share, {"main": script}, rule, updates, lr)
 
     def freeze(self) -> None:
@@ -255,7 +261,7 @@ class _Work:
             mask=settings.arm == "supo", statistics=settings.statistics, denominator=settings.denominator
         )
         context = context_of(settings, self.limit, settings.summaries, frozen=self.frozen is not None)
-        share = self._share(context, settings.groups, settings.rollouts)
+        share = self._share([context], settings.groups, settings.rollouts)
         await self._train("learn", share, self._policies(), rule, settings.iterations, settings.lr)
 
     async def rate(self, name: str, most: int | None = None, steps: int | None = None) -> None:
@@ -286,12 +292,12 @@ class _Work:
     def _policies(self) -> dict[str, Policy]:
         return {"main": self.model} if self.frozen is None else {"main": self.model, "frozen": self.frozen}
 
-    def _share(self, context: Context, groups: int, rollouts: int) -> Share:
+    def _share(self, contexts: Sequence[Context], groups: int, rollouts: int) -> Share:
         settings = self.settings
         suite = key_hunt(parts=settings.parts, onsets=settings.onsets, steps=settings.steps)
 
         def cast(task: Task) -> Mapping[str, Player]:
-            return {"agent": player(context)}
+            return {"agent": player(contexts[int(task.id.rpartition("/")[2]) % len(contexts)])}
 
         return Share(suite, cast, frozenset({"agent"}), groups, rollouts)
 
@@ -301,6 +307,7 @@ class _Work:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), policies, self.model,
             Learner(self.model.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
+            lr=None if name == "learn" else partial(falling, lr, updates),
         )
         await train(self.run, stage, save_every=self.settings.save_every)
 
