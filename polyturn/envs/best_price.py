@@ -24,7 +24,7 @@ from polyturn.tools.functions import Functions, ToolFailed
 from polyturn.types import Call, Event, Limits, Message, Score, Seat, Stop, Task, Tool, assistant, user
 
 ENVS = (
-    {"name": "best_price", "package": "", "licence": "Apache-2.0", "seats": ("agent",),
+    {"name": "best_price", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent",),
      "oracle": 1.0, "random": None, "null": 0.0},
 )
 CITIES: Final = ("Bern", "Bonn", "Cork", "Graz", "Kyiv", "Lima", "Linz", "Lyon", "Nice", "Oslo", "Pisa", "Riga", "Rome",

@@ -21,7 +21,7 @@ from polyturn.seeds import generator
 from polyturn.types import Limits, Message, Score, Task, assistant
 
 ENVS = (
-    {"name": "distraction", "package": "", "licence": "Apache-2.0", "seats": ("agent",),
+    {"name": "distraction", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent",),
      "oracle": 1.0, "random": None, "null": 0.0},
 )
 FAMILY: Final = "distraction"

@@ -26,7 +26,7 @@ from polyturn.seeds import generator
 from polyturn.types import Call, Limits, Message, Seat, Task, Tool, assistant
 
 ENVS = (
-    {"name": "order_desk", "package": "", "licence": "Apache-2.0", "seats": ("agent", "user"),
+    {"name": "order_desk", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent", "user"),
      "oracle": 1.0, "random": None, "null": 0.0},
 )
 FAMILY: Final = "order_desk"

@@ -25,7 +25,7 @@ from polyturn.seeds import generator
 from polyturn.types import Group, Limits, Message, Score, Seat, Task, assistant
 
 ENVS = (
-    {"name": "gui_lab", "package": "", "licence": "Apache-2.0", "seats": ("agent",),
+    {"name": "gui_lab", "package": "polyturn", "licence": "Apache-2.0", "seats": ("agent",),
      "oracle": 1.0, "random": 0.004, "null": 0.0},
 )
 
