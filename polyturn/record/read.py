@@ -48,13 +48,14 @@ def read_plain(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
 ) -> Iterator[tuple[_Key, dict[str, Any]]]:
     """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it."""
-    path = _table(folder, "turns")
+    path, ended = _table(folder, "turns"), _table(folder, "episodes")
     if not path.exists():
         return
+    upto = ended.stat().st_size if ended.exists() else 0  # a run that is at work writes turns before their episode
     lines = _by_play(path, skip_corrupt=skip_corrupt)
     scores = _scores(_table(folder, "scores"), skip_corrupt)
     with path.open("rb") as turns:
-        for line in read_lines(_table(folder, "episodes"), skip_corrupt=skip_corrupt):
+        for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=upto):
             row = line.row()
             key = (row["attempt"], row["play"])
             plain = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")

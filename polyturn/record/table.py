@@ -114,14 +114,17 @@ class Line:
         return found
 
 
-def read_lines(path: Path, *, skip_corrupt: bool = False) -> Iterator[Line]:
+def read_lines(path: Path, *, skip_corrupt: bool = False, upto: int | None = None) -> Iterator[Line]:
     """The rows of a table that count, in order: no marks, nothing that a rewind made void, no torn last line.
 
+    ``upto``: only what stood in the first so many bytes, for a table that is being written.
     Raises: BadInput for a line that is not what its checksum says, with its number; ``skip_corrupt`` passes over it.
     A table that was never written has no rows.
     """
     void = _void(path)
     for line in _lines(path):
+        if upto is not None and line.offset >= upto:
+            return
         if any(first < line.number <= last for first, last in void):
             continue
         if not is_whole(line.data):

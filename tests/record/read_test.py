@@ -54,6 +54,19 @@ def test_random_episodes_come_back_bit_by_bit(tmp_path: Path) -> None:
         assert same(recorded, read), f"{recorded}\n{read}"
 
 
+def test_a_run_at_work_is_read_as_it_stood_when_reading_began(tmp_path: Path) -> None:
+    recorder = open_run(tmp_path / "run")
+    for name in ("e0", "e1"):
+        record(recorder, one_turn(name))
+    reading = read_episodes(tmp_path / "run")
+    found = [next(reading).id]
+    record(recorder, one_turn("e2"))  # its turns came after the turns were read
+    found += [episode.id for episode in reading]
+    assert found == ["e0", "e1"]
+    assert [episode.id for episode in read_episodes(tmp_path / "run")] == ["e0", "e1", "e2"]
+    recorder.close()
+
+
 def test_same_sees_differences() -> None:
     """The comparison above is no rubber stamp."""
     episode = one_turn()
