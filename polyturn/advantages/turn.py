@@ -13,6 +13,11 @@ from polyturn.errors import BadInput, NotFinite
 from polyturn.types import FloatArray
 
 
+def alike(turns: Turns) -> FloatArray:
+    """``advantage_BK`` of ones: every turn counts alike, as when a model imitates demonstrations."""
+    return np.ones(turns.kept_BK.shape)
+
+
 def as_tokens(advantage: FloatArray, turns: Turns) -> FloatArray:
     """``advantage_N``: each token takes its turn's advantage (of ``advantage_BK``); an ``advantage_N`` stays as it is.
     0 where the turn was dropped or the trajectory not scored.

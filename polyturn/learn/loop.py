@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from polyturn.advantages.turn import as_tokens
+from polyturn.advantages.turn import alike, as_tokens
 from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
 from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
+from polyturn.losses.likelihood import likelihood
+from polyturn.losses.weighting import token_mean
 from polyturn.policies.local import Local
 from polyturn.protocols import Curriculum, Filter, Policy, Stateful, Verifier
 from polyturn.record.credit import Waiver, credit_rows
@@ -58,6 +60,11 @@ class Rule:
         if self.updates < 1 or (self.on_policy and self.updates > 1):
             raise BadInput(f"updates is {self.updates} with on_policy={self.on_policy}; expected 1, or more without "
                            "on_policy, for then the old log-probabilities must be measured first")
+
+
+def imitation(weighting: Weighting = token_mean, filters: tuple[Filter, ...] = (without_errors,)) -> Rule:
+    """The rule of imitating scripted play: the likelihood of every demonstrated token, none worth more than another."""
+    return Rule(alike, weighting, likelihood, filters, demonstrations=True, on_policy=True)
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from polyturn.advantages.returns import value_target_N
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.cli.subject import held_out as test_matches
 from polyturn.envs.grid import Grid, grid
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.regularize import kl, value_error
 from polyturn.losses.terms import Sum
@@ -39,7 +35,7 @@ from polyturn.protocols import AgentMaker, Match, Player
 from polyturn.rollout.pool import Pool
 from polyturn.rollout.spoken import spoken
 from polyturn.seeds import derive
-from polyturn.types import Episode, FloatArray, Limits, Sampling, Seat, Task
+from polyturn.types import Episode, Limits, Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
 STUDY = Study(
@@ -173,16 +169,11 @@ async def imitate(settings: Settings, run: Run, model: Local) -> None:
         return {"agent": Player(lambda: AnswerAgent(suite.oracle(task)), "main")}
 
     share = Share(suite, cast, frozenset({"agent"}), settings.groups * settings.rollouts, 1)
-    rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
+    rule = imitation()
     await train(run, Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
         model, learner_of(model, settings.warm_lr), rule, settings.warm_updates, pool=Pool(settings.concurrency),
     ))
-
-
-def ones(turns: Turns) -> FloatArray:
-    """Imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 def learner_of(model: Local, lr: float, **more: Any) -> Learner:

@@ -16,17 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns, lay_out
+from polyturn.arrays import lay_out
 from polyturn.envs.twenty_questions import TwentyQuestions, twenty_questions
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Metrics, Rule, Stage, passed, played_metrics, train
+from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.archer import (
     Ring,
     Transition,
@@ -160,10 +158,6 @@ def text(results: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in results.get("outcome", {}).items())
 
 
-def _ones(turns: Turns) -> FloatArray:
-    return np.ones(turns.kept_BK.shape)
-
-
 @dataclass
 class Work:
     """The steps of a run."""
@@ -191,7 +185,7 @@ class Work:
             "imitate", Mixture((share,), derive("imitate", settings.seed)),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model,
             Learner(self.model.model, lr=3e-3 if is_tiny(settings.model) else 3e-5),
-            Rule(_ones, token_mean, likelihood, demonstrations=True, on_policy=True), settings.imitate,
+            imitation(), settings.imitate,
         )
         await train(self.run, stage, save_every=settings.imitate)
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import AnswerAgent
-from polyturn.arrays import Turns
 from polyturn.envs.best_price import DISCOUNT, PRICE, best_price, market, read_question
 from polyturn.envs.tasks import FileTasks, RewardScore
 from polyturn.evaluate.benchmark import evaluate
@@ -24,10 +23,8 @@ from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture
 from polyturn.learn.epochs import Epochs
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, train
+from polyturn.learn.loop import Rule, Stage, imitation, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.agents.codeact import (
     ANSWER,
     OBSERVATION,
@@ -50,7 +47,7 @@ from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive
 from polyturn.tools.sandbox.interpreter import Sandbox
-from polyturn.types import FloatArray, Group, Limits, Message, Sampling, Task, assistant, user
+from polyturn.types import Group, Limits, Message, Sampling, Task, assistant, user
 
 TINY_SHAPE = {"initializer_range": 0.08}
 """First weights of a tiny model, chosen on seed 100: it has to learn to copy names from the question."""
@@ -304,7 +301,7 @@ class _Work:
             def portion(groups: Sequence[Group]) -> Sequence[Group]:
                 return [group for epochs in portions for group in epochs.batch(i)]
 
-            return Rule(no_advantage, token_mean, likelihood, filters=(portion,), demonstrations=True, on_policy=True)
+            return imitation(filters=(portion,))
 
         stage = Stage(
             "imitate", Mixture(()), {}, self.model, Learner(self.model.model, lr=settings.lr, dtype=dtype), rule,
@@ -343,11 +340,6 @@ class _Work:
 def speaker(task: Task) -> Mapping[str, Player]:
     """A player that gives the stored reply."""
     return {"agent": Player(lambda: AnswerAgent(lambda ask: assistant(task.payload["reply"])), "main")}
-
-
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 # ---------------------------------------------------------------- results

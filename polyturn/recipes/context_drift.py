@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.diagnose.events import event_effect
 from polyturn.diagnose.verdict import judge
 from polyturn.envs.distraction import distraction, goal_of, payload_of
@@ -27,10 +26,8 @@ from polyturn.evaluate.stats import Estimate, clustered_mean, paired_difference
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.diagnosis.context_drift import (
     REMIND,
     ContextDrift,
@@ -49,7 +46,7 @@ from polyturn.protocols import AgentMaker, Match, Player
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive
-from polyturn.types import Episode, FloatArray, Sampling, Seat, Task
+from polyturn.types import Episode, Sampling, Seat, Task
 
 ARMS = ("none", "reminders")
 SHARP = 0.1
@@ -250,18 +247,13 @@ async def _imitate(settings: Settings, run: Run, model: Local) -> None:
         return {"agent": Player(lambda: AnswerAgent(suite.oracle(task)), "main")}
 
     share = Share(suite, cast, frozenset({"agent"}), 8, 1)
-    rule = Rule(no_advantage, token_mean, likelihood, demonstrations=True, on_policy=True)
+    rule = imitation()
     dtype = None if model.dtype == "float32" else model.dtype
     stage = Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
         model, Learner(model.model, lr=settings.warm_lr, dtype=dtype), rule, settings.warm_updates, pool=Pool(),
     )
     await train(run, stage)
-
-
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 # ---------------------------------------------------------------- the report

@@ -16,7 +16,6 @@ import numpy as np
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.cli.subject import held_out as test_matches
 from polyturn.cli.subject import suite_of
 from polyturn.errors import BadInput
@@ -24,10 +23,8 @@ from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.epo import EntropyHistory, epo_rule
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
@@ -36,7 +33,7 @@ from polyturn.protocols import AgentMaker, Match, Player, Policy
 from polyturn.record.read import read_metrics
 from polyturn.rollout.spoken import spoken
 from polyturn.seeds import derive
-from polyturn.types import FloatArray, Limits, Sampling, Seat, Task
+from polyturn.types import Limits, Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
 STUDY = Study(
@@ -162,7 +159,7 @@ async def imitate(settings: Settings, run: Run, model: Local, suite: Any) -> Non
     """Likelihood of the oracle's play."""
     if not settings.warm_updates or passed(run, "warm", ORDER):
         return
-    rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
+    rule = imitation()
     plays = settings.groups * settings.rollouts
     share = replace(share_of(settings, suite, lambda task: partial(scripted, suite, task)), groups=plays, rollouts=1)
     policy = Dictated(name="main", chat=model.chat)
@@ -206,11 +203,6 @@ def share_of(settings: Settings, suite: Any, make: Any) -> Share:
 def scripted(suite: Any, task: Task) -> AnswerAgent:
     """The oracle."""
     return AnswerAgent(suite.oracle(task))
-
-
-def ones(turns: Turns) -> FloatArray:
-    """Imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 def entropy_figures(run: Run) -> dict[str, float]:

@@ -12,20 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.cli.subject import free_seats, suite_of
 from polyturn.cli.subject import held_out as test_matches
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
 from polyturn.policies.dictated import Dictated
@@ -33,7 +29,7 @@ from polyturn.policies.local import Local
 from polyturn.protocols import AgentMaker, Match, Player, Policy, Suite
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import Pool
-from polyturn.types import FloatArray, Sampling, Seat, Task
+from polyturn.types import Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
 
@@ -139,11 +135,6 @@ def player(settings: Settings) -> AgentMaker:
     return partial(ChatAgent, settings.system, sampling=sampling, mask=settings.mask)
 
 
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
-
-
 @dataclass
 class _Work:
     """The steps of a run over one model."""
@@ -174,7 +165,7 @@ class _Work:
             return
         policy = Dictated(name="main", chat=self.model.chat)
         share = self._share(settings.warm_episodes, 1, lambda task: partial(self._solver, task))
-        rule = Rule(no_advantage, token_mean, likelihood, demonstrations=True)
+        rule = imitation()
         await self._train("warm", share, policy, rule, settings.warm_updates, settings.warm_lr)
 
     def _solver(self, task: Task) -> AnswerAgent:

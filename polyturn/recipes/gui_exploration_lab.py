@@ -17,7 +17,6 @@ import numpy as np
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.chat import Chat
 from polyturn.envs.gui_lab.actions import legal_texts, listed
 from polyturn.envs.gui_lab.app import AppSpec, Kind, make_app
@@ -29,9 +28,8 @@ from polyturn.evaluate.benchmark import as_groups, evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, stretch
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.envs.gui_exploration_lab import (
@@ -50,7 +48,7 @@ from polyturn.protocols import Match, Player, Policy, Verifier
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import play
 from polyturn.seeds import derive
-from polyturn.types import Episode, FloatArray, Group, Sampling, Task
+from polyturn.types import Episode, Group, Sampling, Task
 
 Arm = Literal["sft", "st_rl", "mt_rl"]
 INITIAL = 0.08
@@ -191,11 +189,6 @@ def _match(suite: Any, task: Task, player: Player) -> Match:
     return Match(suite, task, {"agent": player}, derive("gui_exploration_lab test", task.id))
 
 
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
-
-
 @dataclass
 class _Work:
     """The stages of a run over one model."""
@@ -207,7 +200,7 @@ class _Work:
 
     async def imitate(self, name: str, updates: int, *, first: int = 0) -> None:
         """Likelihood of the solver's replies."""
-        rule = Rule(no_advantage, token_mean, likelihood, demonstrations=True, on_policy=True)
+        rule = imitation()
         share = Share(self.lab, self._solvers, frozenset({"agent"}), self.settings.sft_tasks, 1)
         await self._train(name, share, rule, updates, self.settings.sft_lr, policy=self._dictated(), first=first)
 

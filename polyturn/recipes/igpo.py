@@ -18,16 +18,15 @@ import numpy as np
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Advantage, Turns
+from polyturn.arrays import Advantage
 from polyturn.envs.search import HOW, Search, make_world, search
 from polyturn.evaluate.benchmark import Result, evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.regularize import kl, with_term
 from polyturn.losses.weighting import token_mean
@@ -46,7 +45,7 @@ from polyturn.policies.tiny import open_model
 from polyturn.protocols import Answer, Ask, Match, Player, Verifier
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.seeds import derive, generator
-from polyturn.types import Episode, FloatArray, Message, Sampling, Task, assistant
+from polyturn.types import Episode, Message, Sampling, Task, assistant
 
 ORDER = ("warm", "search")
 CREDIT: Mapping[str, Advantage] = {
@@ -154,8 +153,7 @@ async def imitate(settings: Settings, run: Run, model: Local, suite: Search) -> 
     share = Share(suite, cast, frozenset({"agent"}), settings.groups * settings.rollouts, 1)
     stage = Stage(
         "warm", Mixture([share], derive("igpo warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
-        model, learner_of(model, settings.warm_lr), Rule(ones, token_mean, likelihood, demonstrations=True,
-                                                         on_policy=True), settings.warm_updates,
+        model, learner_of(model, settings.warm_lr), imitation(), settings.warm_updates,
     )
     await train(run, stage, save_every=settings.save_every)
 
@@ -215,11 +213,6 @@ def loss_of(settings: Settings) -> Loss:
 def learner_of(model: Local, lr: float, *, reference: Literal["initial"] | None = None) -> Learner:
     """A learner of the model's weights."""
     return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype, reference=reference)
-
-
-def ones(turns: Turns) -> FloatArray:
-    """Imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 # ---------------------------------------------------------------- what it came to

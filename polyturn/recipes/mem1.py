@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import ChatAgent
-from polyturn.arrays import Turns
 from polyturn.contexts.keep import Keep
 from polyturn.envs.composition import by_position, objective_rules
 from polyturn.envs.lookup import DRAWERS, ONSETS, composed_lookup, spoken, syllables
@@ -26,17 +25,15 @@ from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_text
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.context.mem1 import ConstantState, hint_text, mem1_rule, peak_context
 from polyturn.policies.local import Local
 from polyturn.policies.scripted import Scripted
 from polyturn.policies.tiny import open_model
 from polyturn.protocols import Context, Match, Player, Policy
 from polyturn.seeds import derive, generator
-from polyturn.types import FloatArray, Message, Sampling, Task, assistant
+from polyturn.types import Message, Sampling, Task, assistant
 
 ORDER = ("sure", "warm", "learn")
 TOKENS_PER_PASS = 2048
@@ -198,11 +195,6 @@ def falling(lr: float, updates: int, update: int) -> float:
     return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
 
 
-def ones(turns: Turns) -> FloatArray:
-    """Imitation weighs all tokens alike."""
-    return np.ones(turns.kept_BK.shape)
-
-
 def _episodes(result: Result) -> list[Any]:
     return [episode for group in result.groups for episode in group]
 
@@ -234,7 +226,7 @@ class _Work:
     async def _imitate(self, name: str, settings: Settings, updates: int, lr: float) -> None:
         if passed(self.run, name, ORDER):
             return
-        rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
+        rule = imitation()
         script = Scripted(writer(settings), name="main", chat=self.model.chat)
         await self._train(name, self._share(settings.warm_episodes, 1), script, rule, updates, lr)
 

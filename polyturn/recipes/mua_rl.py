@@ -14,10 +14,7 @@ from itertools import islice
 from math import isfinite
 from typing import Any, Literal
 
-import numpy as np
-
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.calls import GRAMMARS
 from polyturn.envs.dialogue import AGENT, USER
 from polyturn.envs.order_desk import GUIDE, KINDS, TOOLS, VALUES, OrderDesk, opening_of, scripted_agent
@@ -26,9 +23,8 @@ from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.mua_rl import RULES, CutEnds, ask_rate, mua_advantage, mua_loss, user_drift, valid_only
 from polyturn.policies.dictated import Dictated
@@ -37,7 +33,7 @@ from polyturn.policies.tiny import open_model
 from polyturn.protocols import Ask, Match, Player, Policy
 from polyturn.rollout.pool import Pool, without_errors
 from polyturn.seeds import derive, generator
-from polyturn.types import FloatArray, Message, Sampling, Seat, Task, user
+from polyturn.types import Message, Sampling, Seat, Task, user
 
 ORDER = ("sft", "rl")
 SHARP = 0.1
@@ -208,11 +204,6 @@ def task_message(task: Task) -> Message:
     return user(task.payload["outputs"][0] if task.payload["outputs"] else "ok")
 
 
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
-
-
 # ---------------------------------------------------------------- the steps of a run
 
 
@@ -235,7 +226,7 @@ class _Work:
                 return {AGENT: Player(partial(demonstrator, task, settings.seed, settings.careless), "main")}
 
             share = Share(suite, scripted, frozenset({AGENT}), settings.warm_episodes, 1)
-            rule = Rule(no_advantage, token_mean, likelihood, demonstrations=True, on_policy=True)
+            rule = imitation()
             lr = settings.warm_lr or (3e-3 if settings.model == "tiny" else 5e-5)
             dictated = Dictated(name="main", chat=self.model.chat)
             await self._train("sft", share, {"main": dictated}, rule, settings.warm_updates, Learning(lr, False))
@@ -289,4 +280,3 @@ class Learning:
 
     lr: float
     reference: bool
-

@@ -14,16 +14,15 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
-
+from polyturn.advantages.turn import alike
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns, as_turns, lay_out
+from polyturn.arrays import as_turns, lay_out
 from polyturn.envs.arithmetic import Arithmetic, arithmetic
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Metrics, Rule, Stage, passed, played_metrics, train
+from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
@@ -48,7 +47,7 @@ from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.pool import play
 from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive
-from polyturn.types import FloatArray, Group, Sampling, Task
+from polyturn.types import Group, Sampling, Task
 
 ORDER = ("sft", "rounds")
 Arm = Literal["m_dpo", "m_kto", "single_turn_dpo", "filtered_sft"]
@@ -160,10 +159,6 @@ def batches(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
         yield groups[start:end]
 
 
-def _ones(turns: Turns) -> FloatArray:
-    return np.ones(turns.kept_BK.shape)
-
-
 @dataclass
 class _Work:
     """The steps of a run."""
@@ -187,7 +182,7 @@ class _Work:
             "sft", Mixture((share,), derive("sft", settings.seed)),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model,
             Learner(self.model.model, lr=settings.sft_lr),
-            Rule(_ones, token_mean, likelihood, demonstrations=True, on_policy=True), settings.sft_updates,
+            imitation(), settings.sft_updates,
         )
         await train(self.run, stage, save_every=max(settings.sft_updates, 1))
 
@@ -266,7 +261,7 @@ class _Work:
             tokens = whole_text(tokens)
         measured = learner.measure(tokens)
         turns = as_turns(tokens, measured)
-        sign_BK = _ones(turns) if settings.arm == "filtered_sft" else preference(turns)
+        sign_BK = alike(turns) if settings.arm == "filtered_sft" else preference(turns)
         advantage_N = sign_BK[tokens.trajectory_N, tokens.turn_N]
         weigh = {"filtered_sft": token_mean, "m_kto": trajectory_mean}.get(settings.arm, group_mean)
         weight_N = weigh(turns, tokens)

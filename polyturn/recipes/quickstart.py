@@ -16,12 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from polyturn.advantages.family import ByFamily
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.envs.openspiel import exploitability, information_states, kuhn_poker, kuhn_poker_vs_random, tic_tac_toe
 from polyturn.envs.textarena import guess_the_number
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
@@ -30,9 +27,8 @@ from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import family_mean
 from polyturn.policies.dictated import Dictated
@@ -41,7 +37,7 @@ from polyturn.protocols import Answer, Ask, Match, Player, Policy, Suite
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
-from polyturn.types import EMPTY, Episode, FloatArray, Message, Sampling, Seat, Task, assistant
+from polyturn.types import EMPTY, Episode, Message, Sampling, Seat, Task, assistant
 
 ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
@@ -289,7 +285,7 @@ class Quickstart:
         stage = Stage(
             name, Mixture(shares, derive("warm", settings.seed), first=first),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model, learner,
-            Rule(no_advantage, family_mean, likelihood, demonstrations=True, on_policy=True), updates, pool=self.pool,
+            imitation(family_mean), updates, pool=self.pool,
         )
         await train(self.run, stage, save_every=settings.save_every)
         if settings.control and not first:
@@ -357,8 +353,3 @@ class Quickstart:
         exploitable = ", ".join(f"{row} {self.exploitability[row]:.3f}" for row in known)
         lines.append(f"Kuhn exploitability: {exploitable}")
         self.run.keep(paired={name: as_json(pair) for name, pair in pairs.items()}, text="\n\n".join(lines))
-
-
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: likelihood weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)

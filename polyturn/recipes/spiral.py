@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.arrays import Turns
 from polyturn.envs.openspiel import (
     KuhnPlayer,
     OpenSpiel,
@@ -30,13 +29,11 @@ from polyturn.evaluate.choices import reply_probabilities
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.regularize import entropy, with_term
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.spiral import GameReward, TurnSamples, role_advantage
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
@@ -44,7 +41,7 @@ from polyturn.policies.tiny import open_model
 from polyturn.protocols import Answer, Match, Player
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
-from polyturn.types import FloatArray, Group, Sampling, Seat, Task, system
+from polyturn.types import Group, Sampling, Seat, Task, system
 
 ORDER = ("warm", "self_play")
 SYSTEM = "You play games. Reply with your move only."
@@ -160,7 +157,7 @@ async def imitate(settings: Settings, run: Run, model: Local, suites: Sequence[O
     stage = Stage(
         "warm", Mixture([share(suite) for suite in suites], derive("spiral warm", settings.seed)),
         {"main": Dictated(name="main", chat=model.chat)}, model, learner_of(model, settings.warm_lr),
-        Rule(no_advantage, token_mean, likelihood, demonstrations=True, on_policy=True), settings.warm_updates,
+        imitation(), settings.warm_updates,
     )
     await train(run, stage, save_every=settings.save_every)
 
@@ -168,11 +165,6 @@ async def imitate(settings: Settings, run: Run, model: Local, suites: Sequence[O
 def learner_of(model: Local, lr: float) -> Learner:
     """A learner of the model's weights."""
     return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype)
-
-
-def no_advantage(turns: Turns) -> FloatArray:
-    """Ones: imitation weighs all demonstrated tokens alike."""
-    return np.ones(turns.kept_BK.shape)
 
 
 async def self_play(settings: Settings, run: Run, model: Local, suites: Sequence[OpenSpiel]) -> None:

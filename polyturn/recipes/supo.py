@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import ChatAgent
-from polyturn.arrays import Turns
 from polyturn.contexts.window import Fit
 from polyturn.desk import Desk
 from polyturn.envs.lookup import DRAWERS, ONSETS, hunt_rules, in_view, key_hunt, recall, spoken, syllables
@@ -26,17 +25,15 @@ from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
-from polyturn.losses.weighting import token_mean
 from polyturn.methods.context.supo import supo_context, supo_rule
 from polyturn.policies.local import Local
 from polyturn.policies.scripted import Scripted
 from polyturn.policies.tiny import open_model
 from polyturn.protocols import Context, Match, Player, Policy, View
 from polyturn.seeds import derive, generator
-from polyturn.types import FloatArray, Message, Sampling, Task, all_turns, assistant, user
+from polyturn.types import Message, Sampling, Task, all_turns, assistant, user
 
 ORDER = ("sure", "warm", "learn")
 MOST = 64
@@ -202,11 +199,6 @@ def falling(lr: float, updates: int, update: int) -> float:
     return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
 
 
-def ones(turns: Turns) -> FloatArray:
-    """Imitation weighs all tokens alike."""
-    return np.ones(turns.kept_BK.shape)
-
-
 # ---------------------------------------------------------------- the steps of a run
 
 
@@ -241,7 +233,7 @@ class _Work:
     async def _imitate(self, name: str, settings: Settings, updates: int, lr: float) -> None:
         if passed(self.run, name, ORDER):
             return
-        rule = Rule(ones, token_mean, likelihood, demonstrations=True, on_policy=True)
+        rule = imitation()
         script = Scripted(hunter(settings), name="main", chat=self.model.chat)
         limits = [self.limit + more for more in (0, 20, 40)]  # the call that overflows is taken back, so not imitated
         contexts = [context_of(settings, limit, settings.summaries, frozen=False) for limit in limits]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polyturn.advantages.group import group_centred
-from polyturn.advantages.turn import as_tokens, turn_relative
+from polyturn.advantages.turn import alike, as_tokens, turn_relative
 from polyturn.arrays import Advantage, as_turns, lay_out
 from polyturn.errors import BadInput, NotFinite
 from polyturn.testing import check_advantage
@@ -24,6 +24,11 @@ def test_tokens_take_their_turns_advantage() -> None:
     assert as_tokens(advantage_BK, turns).tolist() == [1.0, 1.0, 0.0, 3.0, 3.0, 3.0, 4.0]
     # An advantage by token stays as it is, but for the dropped turn.
     assert as_tokens(np.arange(1.0, 8.0), turns).tolist() == [1.0, 2.0, 0.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_all_turns_are_alike_but_for_those_taken_back() -> None:
+    turns = batch([(episode({"agent": [Said(2), Said(1, dropped="x"), Said(3)]}),)])
+    assert as_tokens(alike(turns), turns).tolist() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
 
 
 def test_tokens_of_an_abstained_trajectory_have_no_credit() -> None:

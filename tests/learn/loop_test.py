@@ -17,9 +17,8 @@ from polyturn.audit import audit_run
 from polyturn.errors import NotTrainable
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, passed, train, zero_groups
+from polyturn.learn.loop import Rule, Stage, imitation, passed, train, zero_groups
 from polyturn.learn.run import Run
-from polyturn.losses.likelihood import likelihood
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
 from polyturn.policies.dictated import Dictated
@@ -141,8 +140,7 @@ async def test_scripted_tokens_need_the_waiver(tmp_path: Path) -> None:
     told = Dictated(name="main", chat=model.chat)
     cast = lambda task: {"agent": Player(lambda: AnswerAgent(lambda ask: assistant("abc")), "main")}  # noqa: E731
     mixture = Mixture([Share(suite(), cast, frozenset({"agent"}), 2, 1)])
-    ones = lambda turns: np.ones(turns.kept_BK.shape)  # noqa: E731
-    rule = Rule(ones, token_mean, likelihood)
+    rule = replace(imitation(), demonstrations=False)
     learner = Learner(model.model, lr=3e-3)
     order = Stage("warm", mixture, {"main": told}, model, learner, rule, 6)
     refused = a_run(tmp_path / "refused")
@@ -150,7 +148,7 @@ async def test_scripted_tokens_need_the_waiver(tmp_path: Path) -> None:
         await train(refused, order)
     refused.recorder.close()
     run = a_run(tmp_path / "waived")
-    await train(run, replace(order, rule=replace(rule, demonstrations=True)))
+    await train(run, replace(order, rule=imitation()))
     losses = [row["learner/loss"] for row in numbers(run)]
     assert losses[-1] < losses[0] - 0.5
     run.recorder.close()
