@@ -179,7 +179,7 @@ class BestPrice:
     def __init__(self, sides: tuple[tuple[int, int], ...], test_tasks: int, tries: int) -> None:
         self.sides, self.test_tasks, self.tries = sides, test_tasks, tries
         self.spec = Spec(
-            "best_price", limits=Limits(env_steps=200), licence="Apache-2.0",
+            "best_price", limits=Limits(env_steps=200), licence="Apache-2.0", package="polyturn",
             invalid="none: a call that cannot be run has an error as its result, and any other reply is an answer",
         )
         self.verifier = FinalScore(self.spec.seats, _scores)

@@ -80,7 +80,7 @@ class Distraction:
 
     turns: int
     test_tasks: int
-    spec: Spec = Spec(FAMILY, licence="Apache-2.0")
+    spec: Spec = Spec(FAMILY, licence="Apache-2.0", package="polyturn")
     verifier: FinalScore = FinalScore(("agent",), _read)
 
     @property

@@ -278,7 +278,7 @@ def scripted_agent(task: Task, *, guess: str = "") -> Answer:
 
 
 SPEC: Final = Spec(
-    FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules", licence="Apache-2.0",
+    FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules", licence="Apache-2.0", package="polyturn",
 )
 
 

@@ -65,7 +65,7 @@ class GuiLab:
         self.test_tasks, self.max_pixels = test_tasks, max_pixels
         self.figures: Mapping[str, float] = {"oracle": 1.0, "null": 0.0}
         self.spec = Spec(
-            "gui_lab", limits=Limits(env_steps=look.turns), licence="Apache-2.0",
+            "gui_lab", limits=Limits(env_steps=look.turns), licence="Apache-2.0", package="polyturn",
             invalid="an unreadable reply changes nothing and costs its turn",
         )
         self.verifier: Verifier = FinalScore(("agent",), read_score)
