@@ -278,7 +278,8 @@ def scripted_agent(task: Task, *, guess: str = "") -> Answer:
 
 
 SPEC: Final = Spec(
-    FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules", licence="Apache-2.0", package="polyturn",
+    FAMILY, SEATS, invalid="an empty reply or a call that cannot be read is noted; see Rules", licence="Apache-2.0",
+    package="polyturn",
 )
 
 

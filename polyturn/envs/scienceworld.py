@@ -20,7 +20,7 @@ from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.types import Event, Limits, Message, Score, Seat, Stop, Task, assistant, user
 
 ENVS = (
-    {"name": "science_world", "package": "scienceworld (Java)", "licence": "Apache-2.0", "seats": ("agent",),
+    {"name": "science_world", "package": "scienceworld", "licence": "Apache-2.0", "seats": ("agent",),
      "oracle": 1.0, "random": None, "null": 0.0},
 )
 VARIATIONS: Mapping[str, tuple[int, int, int]] = {

@@ -75,7 +75,8 @@ class TextWorld:
         self.folder = Path(folder) if folder else cache_folder() / "textworld"
         self.figures: Mapping[str, float] = figures or {}
         self.spec = Spec(
-            name or kind.challenge, limits=Limits(env_steps=steps), licence="MIT", package="textworld", worker="thread",
+            name or kind.challenge, limits=Limits(env_steps=steps), package="textworld", worker="thread",
+            licence="MIT (its dependency jericho: GPL-2.0)",
             invalid="nothing happens, and the step is spent", step_timeout_s=300.0,
         )
         self.verifier = FinalScore(self.spec.seats, _scores)
