@@ -1,6 +1,6 @@
 """A model of a few hundred thousand parameters from a configuration, with a tokenizer learned from a task's own texts.
 
-For experiments with many seeds on a laptop: it knows nothing, learns a small task in seconds, and takes the same path
+For experiments with many seeds on a laptop: it knows nothing, learns a small task in minutes, and takes the same path
 through sampler and learner as any other model.
 """
 

@@ -154,18 +154,6 @@ def test_matches(settings: Settings, plan: Plan | None) -> list[Match]:
     return [Match(suite, task, {"agent": player}, derive("test", task.id)) for task in suite.tasks("test")]
 
 
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another."""
-    if settings.model:
-        return {}
-    asked, tested = 0.5 * settings.kept_replies if settings.mix else 0.0, 1.2 * settings.test_tasks
-    stages = {
-        "before": 1.2 * settings.before_tasks + 0.2 * settings.test_tasks + asked,
-        "imitate": 0.02 * settings.updates * settings.tokens + 0.2 * settings.trajectories, "after": tested,
-    }
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
-
-
 def rules(settings: Settings) -> Rules:
     """How the agent acts: the most likely reply, as the paper decodes."""
     return Rules(settings.arm, settings.turns, sampling=Sampling(temperature=0.0, max_tokens=settings.reply_tokens))

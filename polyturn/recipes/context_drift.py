@@ -143,16 +143,6 @@ def held_out(settings: Settings) -> list[Match]:
     return matches(settings, lambda task: partial(ChatAgent, sampling=Sampling(max_tokens=settings.reply_tokens)))
 
 
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds on two cores, and bytes, for the embedded model; nothing for another, which nobody measured."""
-    if settings.model:
-        return {}
-    arms = 2 if settings.arm == "both" else 1
-    turns = arms * settings.conversations * settings.turns
-    stages = {"playing": 0.25 * turns, "measuring": 0.35 * turns}
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 4 * 2**30}
-
-
 # ---------------------------------------------------------------- playing
 
 

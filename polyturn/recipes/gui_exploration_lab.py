@@ -17,7 +17,6 @@ import numpy as np
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
-from polyturn.chat import Chat
 from polyturn.envs.gui_lab.actions import legal_texts, listed
 from polyturn.envs.gui_lab.app import AppSpec, Kind, make_app
 from polyturn.envs.gui_lab.env import Look
@@ -43,7 +42,7 @@ from polyturn.methods.envs.gui_exploration_lab import (
 )
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
-from polyturn.policies.tiny import is_tiny, learned_tokenizer, open_model, tiny_model
+from polyturn.policies.tiny import open_model
 from polyturn.protocols import Match, Player, Policy, Verifier
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import play
@@ -131,11 +130,10 @@ async def main(settings: Settings, run: Run) -> None:
 
 def model_of(settings: Settings, lab: GuiLab, run: Run) -> Local:
     """The policy; a tiny one begins with larger weights than usual, since it must learn to look up and to copy."""
-    if not is_tiny(settings.model):
-        return open_model(settings.model, list, deterministic=run.deterministic, progress=run.progress.note)
-    tokenizer = learned_tokenizer(texts(lab))
-    fresh = tiny_model(len(tokenizer), settings.seed, initializer_range=INITIAL)
-    return Local(fresh, Chat(tokenizer), deterministic=run.deterministic, tokenizer=tokenizer)
+    return open_model(
+        settings.model, lambda: texts(lab), seed=settings.seed, deterministic=run.deterministic,
+        progress=run.progress.note, shape={"initializer_range": INITIAL},
+    )
 
 
 def text(results: Mapping[str, Any]) -> str:

@@ -251,17 +251,6 @@ def held_out(settings: Settings) -> list[Match]:
             for task in suite.tasks("test")]
 
 
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another."""
-    if settings.model:
-        return {}
-    played = settings.groups * settings.rollouts
-    rating = 1.5 * settings.test_tasks
-    stages = {"warm": 2.5 * settings.warm_updates * played, "rating before": rating,
-              "search": 4.0 * settings.iterations * played, "rating after": rating}
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 7 * 2**30}
-
-
 def text(results: Mapping[str, Any]) -> str:
     """Before and after, line by line."""
     if "after" not in results:

@@ -143,19 +143,6 @@ def held_out(settings: Settings) -> list[Match]:
     ]
 
 
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another, which nobody measured."""
-    if settings.model:
-        return {}
-    played = 0 if settings.arm == "sft" else settings.iterations * settings.groups * settings.rollouts
-    rated = settings.test_tasks * settings.trials
-    stages = {
-        "sft": 2.0 * settings.warm_updates * settings.warm_episodes, "rating sft": 1.0 * rated, "rl": 3.0 * played,
-        "rating rl": 1.0 * rated if played else 0.0,
-    }
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 8 * 2**30}
-
-
 # ---------------------------------------------------------------- tasks and players
 
 

@@ -260,17 +260,6 @@ def held_out(settings: Settings) -> list[Match]:
     ]
 
 
-def foresee(settings: Settings) -> dict[str, Any]:
-    """Seconds by stage on two cores, and bytes, for the embedded model; nothing for another."""
-    if settings.model:
-        return {}
-    games = 2 if settings.games == "both" else 1
-    rating = 0.3 * games * settings.test_games
-    stages = {"wins before": rating, "self_play": 1.2 * games * settings.iterations * settings.batch,
-              "wins after": rating}
-    return {"seconds": sum(stages.values()), "stages": stages, "bytes": 6 * 2**30}
-
-
 def text(results: Mapping[str, Any]) -> str:
     """Before and after, line by line."""
     if "after" not in results:

@@ -17,7 +17,6 @@ from polyturn.progress import make_progress
 from polyturn.recipes.codeact import (
     Settings,
     by_offers,
-    foresee,
     held_out,
     main,
     outcome_of,
@@ -108,5 +107,4 @@ def test_the_outcome_by_hand() -> None:
 
 def test_what_stands_before_and_after_a_run() -> None:
     assert len(held_out(replace(SMALL, test_tasks=5))) == 5
-    assert foresee(Settings("other")) == {} and foresee(Settings())["seconds"] > 0
     assert text({}) == "no result: the run did not come to its end"
