@@ -39,6 +39,7 @@ COMMANDS = {
     "play": ("play", "watch episodes of an environment, or take a seat yourself"),
     "study": ("study", "compare the arms of a recipe over seeds"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
+    "query": ("query", "ask the record of runs in SQL"),
     "methods": ("listing", "list the methods that are carried, with papers"),
     "envs": ("listing", "list the environments, with packages and known scores"),
     "doctor": ("doctor", "what is installed, how fast this machine is, what will fit"),

@@ -13,8 +13,8 @@ import numpy as np
 from polyturn.errors import BadInput
 from polyturn.record.run import RunInfo, is_locked, read_info
 from polyturn.record.shape import shape_of
-from polyturn.record.table import Line, read_lines
-from polyturn.types import Episode, Score, Seat, Stop, Task
+from polyturn.record.table import START, Line, Place, read_lines
+from polyturn.types import EMPTY, Episode, Score, Seat, Stop, Task
 
 _EPISODE, _BY_SEAT = shape_of(Episode), shape_of(Mapping[Seat, Score])
 _PLAY = re.compile(rb'"attempt":(\d+),"play":(\d+),')
@@ -45,17 +45,24 @@ def read_plays(
 
 
 def read_plain(
-    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False,
+    since: Mapping[str, Place] = EMPTY, upto: Mapping[str, Place] = EMPTY,
 ) -> Iterator[tuple[_Key, dict[str, Any]]]:
-    """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it."""
+    """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it.
+
+    ``since`` and ``upto``: table -> the place behind which, and before which, its rows are read (``upto``: of episodes
+    and scores). Raises: Rewound if rows before ``since`` were made void later on.
+    """
     path, ended = _table(folder, "turns"), _table(folder, "episodes")
     if not path.exists():
         return
-    upto = ended.stat().st_size if ended.exists() else 0  # a run that is at work writes turns before their episode
-    lines = _by_play(path, skip_corrupt=skip_corrupt)
-    scores = _scores(_table(folder, "scores"), skip_corrupt)
+    # A run that is at work writes turns before their episode, and an episode before its scores.
+    held = ended.stat().st_size if ended.exists() else 0
+    lines = _by_play(path, skip_corrupt=skip_corrupt, since=since.get("turns", START))
+    scores = _scores(_table(folder, "scores"), skip_corrupt, since.get("scores", START), upto.get("scores"))
+    last = min(held, upto["episodes"].offset) if upto else held
     with path.open("rb") as turns:
-        for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=upto):
+        for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=last, since=since.get("episodes", START)):
             row = line.row()
             key = (row["attempt"], row["play"])
             plain = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
@@ -163,21 +170,29 @@ class _Written:
             self.spans.setdefault(who, {}).update(_by_index(row["spans"]))
 
 
-def _by_play(path: Path, *, skip_corrupt: bool) -> dict[_Key, list[tuple[int, int]]]:
+def play_of(path: Path, line: Line) -> _Key:
+    """The (attempt, play) that a row of the turns table is of."""
+    match = _PLAY.search(line.data)
+    if match is None:
+        raise BadInput(f"{path}, line {line.number}: no attempt and play in the row")
+    return int(match[1]), int(match[2])
+
+
+def _by_play(path: Path, *, skip_corrupt: bool, since: Place = START) -> dict[_Key, list[tuple[int, int]]]:
     """(attempt, play) -> where its lines stand, in order."""
     found: dict[_Key, list[tuple[int, int]]] = {}
-    for line in read_lines(path, skip_corrupt=skip_corrupt):
-        match = _PLAY.search(line.data)
-        if match is None:
-            raise BadInput(f"{path}, line {line.number}: no attempt and play in the row")
-        found.setdefault((int(match[1]), int(match[2])), []).append((line.offset, len(line.data)))
+    for line in read_lines(path, skip_corrupt=skip_corrupt, since=since):
+        found.setdefault(play_of(path, line), []).append((line.offset, len(line.data)))
     return found
 
 
-def _scores(path: Path, skip_corrupt: bool) -> dict[_Key | str, list[tuple[str, Any]]]:
+def _scores(
+    path: Path, skip_corrupt: bool, since: Place, upto: Place | None
+) -> dict[_Key | str, list[tuple[str, Any]]]:
     """Play (episode id where the play is not known) -> the verifiers and scores given, in order."""
     found: dict[_Key | str, list[tuple[str, Any]]] = {}
-    for line in read_lines(path, skip_corrupt=skip_corrupt):
+    last = None if upto is None else upto.offset
+    for line in read_lines(path, skip_corrupt=skip_corrupt, since=since, upto=last):
         row = line.row()
         key = row["episode"] if row["play"] is None else (row["attempt"], row["play"])
         found.setdefault(key, []).append((row["verifier"], row["scores"]))

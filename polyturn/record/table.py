@@ -28,6 +28,10 @@ _BODY = len(_HEAD) + 8 + len(b'",')
 _OPENED = crc32(b"{")
 
 
+class Rewound(PolyturnError):
+    """A rewind made rows void that stand before the place from which a table was to be read."""
+
+
 class RecordFailed(PolyturnError, OSError):
     """A row could not be written: the disk is full, or gone. What was written before stays readable."""
 
@@ -114,15 +118,29 @@ class Line:
         return found
 
 
-def read_lines(path: Path, *, skip_corrupt: bool = False, upto: int | None = None) -> Iterator[Line]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point between two lines of a table: so many lines and bytes stand before it."""
+
+    line: int = 0
+    offset: int = 0
+
+
+START = Place()
+
+
+def read_lines(
+    path: Path, *, skip_corrupt: bool = False, upto: int | None = None, since: Place = START
+) -> Iterator[Line]:
     """The rows of a table that count, in order: no marks, nothing that a rewind made void, no torn last line.
 
-    ``upto``: only what stood in the first so many bytes, for a table that is being written.
-    Raises: BadInput for a line that is not what its checksum says, with its number; ``skip_corrupt`` passes over it.
-    A table that was never written has no rows.
+    ``since``: only what stands behind this place. ``upto``: only what stood in the first so many bytes, for a table
+    that is being written.
+    Raises: BadInput for a line that is not what its checksum says, with its number (``skip_corrupt`` passes over it);
+    Rewound if rows before ``since`` were made void later on. A table that was never written has no rows.
     """
-    void = _void(path)
-    for line in _lines(path):
+    _, void = _marks(path, since)
+    for line in _lines(path, since):
         if upto is not None and line.offset >= upto:
             return
         if any(first < line.number <= last for first, last in void):
@@ -145,33 +163,50 @@ def check_mark(path: Path, mark: str) -> None:
         raise UnknownName(f"mark in {path}", mark, marks)
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def last_mark(path: Path, *, since: Place = START) -> Place:
+    """The place just before the last mark that counts behind ``since``; ``since`` itself if there is none.
+
+    Raises: Rewound as :func:`read_lines`.
+    """
+    marks, _ = _marks(path, since)
+    return max(marks.values(), key=lambda place: place.line, default=since)
+
+
+def end_of(path: Path, *, since: Place = START) -> Place:
+    """The place behind the last whole line of a table."""
+    last = since
+    for line in _lines(path, since):
+        last = Place(line.number, line.offset + len(line.data))
+    return last
+
+
+def _lines(path: Path, since: Place = START) -> Iterator[Line]:
     if not path.exists():
         return
-    offset = 0
+    offset = since.offset
     with path.open("rb") as file:
-        for number, data in enumerate(file, 1):
+        file.seek(offset)
+        for number, data in enumerate(file, since.line + 1):
             if data.endswith(b"\n"):
                 yield Line(number, offset, data)
             offset += len(data)
 
 
-def _void(path: Path) -> list[tuple[int, int]]:
-    return _marks(path)[1]
-
-
-def _marks(path: Path) -> tuple[dict[str, int], list[tuple[int, int]]]:
-    """Mark -> its line, for those that count; and the line ranges (first, last] that rewinds made void."""
-    marks: dict[str, int] = {}
+def _marks(path: Path, since: Place = START) -> tuple[dict[str, Place], list[tuple[int, int]]]:
+    """Mark -> the place before it, for those that count; and the line ranges (first, last] that rewinds made void."""
+    marks: dict[str, Place] = {}
     void: list[tuple[int, int]] = []
-    for line in _lines(path):
+    for line in _lines(path, since):
         if not line.data.startswith((b'"mark":', b'"rewind":'), _BODY) or not is_whole(line.data):
             continue
         row = line.row()
         if "mark" in row:
-            marks[row["mark"]] = line.number
+            marks[row["mark"]] = Place(line.number - 1, line.offset)
             continue
-        start = marks[row["rewind"]] if row["rewind"] is not None else 0
-        marks = {name: number for name, number in marks.items() if number <= start}
+        name = row["rewind"]
+        if since != START and name not in marks:
+            raise Rewound(f"{path}, line {line.number}: goes back to {name!r}, which stands before line {since.line}")
+        start = marks[name].line + 1 if name is not None else 0
+        marks = {kept: place for kept, place in marks.items() if place.line < start}
         void.append((start, line.number))
     return marks, void
