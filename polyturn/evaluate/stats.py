@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from polyturn.errors import BadInput
+from polyturn.types import FloatArray
 
 CONFIDENCE = 0.95
 
@@ -32,14 +33,6 @@ class Estimate:
     """Degrees of freedom of the variance."""
     count: int
     """Independent units that it rests on: tasks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """pass@k or pass^k: its value and the number of tasks with at least k trials, over which it is the mean."""
-
-    value: float
-    eligible: int
 
 
 # ---------------------------------------------------------------- Student's t
@@ -131,34 +124,6 @@ def _estimate(mean: float, variance: float, degrees: float, count: int, confiden
     return Estimate(mean, mean - half, mean + half, variance, degrees, count)
 
 
-def p_value(estimate: Estimate) -> float:
-    """The two-sided p-value of "the mean is zero"; NaN where there is no interval, 0 or 1 where nothing varied."""
-    if not isfinite(estimate.variance):
-        return nan
-    if estimate.variance == 0:
-        return 1.0 if estimate.mean == 0 else 0.0
-    return 2 * t_tail(abs(estimate.mean) / sqrt(estimate.variance), estimate.degrees)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number by Holm's step-down rule, in the given order.
-
-    The i-th smallest of m (i from 0) becomes max over j <= i of min(1, (m - j) p_j).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    for p in p_values:
-        if not 0 <= p <= 1:
-            raise BadInput(f"a p-value is {p}; expected a number in 0..1 (leave out comparisons without an interval)")
-    corrected = [0.0] * len(p_values)
-    worst = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = worst
-    return corrected
-
-
 # ---------------------------------------------------------------- means
 
 
@@ -166,31 +131,71 @@ def clustered_mean(values: Sequence[Sequence[float]], confidence: float = CONFID
     """The mean over all trials with an interval clustered by task; ``values[c]`` = the trials of task c.
 
     With N trials in C tasks, variance = C / (C - 1) * sum_c (sum_t (y_ct - mean))^2 / N^2, and the interval is
-    mean +- t(C - 1) * sqrt(variance). Where every value is the same 0 or 1, that interval would have no width: then it
-    is Wilson's for C tasks (trials of a task add nothing), and the variance is that of its one open side. Tasks
-    without trials are left out; one task gives NaN for the interval, none gives NaN for all.
+    mean +- t(C - 1) * sqrt(variance). For a quantity without known bounds; a score has them (:func:`bounded_mean`).
+    Tasks without trials are left out; one task gives NaN for the interval, none gives NaN for all.
 
-    >>> e = clustered_mean([[1.0], [0.0], [1.0], [0.0]])
-    >>> round(e.mean, 3), round(e.low, 3), round(e.high, 3)      # 0.5 -+ 3.182 * 0.2887
-    (0.5, -0.419, 1.419)
+    >>> e = clustered_mean([[1.0], [5.0], [1.0], [5.0]])
+    >>> round(e.mean, 3), round(e.low, 3), round(e.high, 3)      # 3 -+ 3.182 * 1.1547
+    (3.0, -0.675, 6.675)
     """
-    tasks = [np.asarray(task, float) for task in values if len(task)]
+    tasks = _tasks(values)
     count = len(tasks)
     if count == 0:
         return Estimate(nan, nan, nan, nan, nan, 0)
-    every = np.concatenate(tasks)
+    mean, variance = _clustered(tasks)
+    return _estimate(mean, variance, count - 1, count, confidence)
+
+
+def bounded_mean(
+    values: Sequence[Sequence[float]], bounds: tuple[float, float] = (0.0, 1.0), confidence: float = CONFIDENCE
+) -> Estimate:
+    """As :func:`clustered_mean` for values within ``bounds``; the interval stays within them too.
+
+    Let p be the mean as a share of the range and v its variance, clustered as there, but at least that of N trials on
+    their own, s^2 / N (tasks that agree by chance must not narrow it). n = p (1 - p) / v yes-or-no trials would vary as
+    much, and the interval is Wilson's for p and n with t(C - 1) in place of the normal quantile. Where every value is
+    the same c, another value has at most the chance h, the upper end of Wilson's interval for none in C tasks, so that
+    the interval is (c - h (c - lowest), c + h (highest - c)). Raises: BadInput for a value outside.
+
+    >>> e = bounded_mean([[1.0], [0.0], [1.0], [0.0]])           # p = 1/2, v = 1/12, n = 3
+    >>> round(e.mean, 3), round(e.low, 3), round(e.high, 3)
+    (0.5, 0.061, 0.939)
+    """
+    tasks = _tasks(values)
+    count = len(tasks)
+    if count < 2:
+        return clustered_mean(values, confidence)
+    (lowest, highest), every = bounds, np.concatenate(tasks)
+    span = highest - lowest
+    if every.min() < lowest or every.max() > highest:
+        raise BadInput(f"values from {every.min()} to {every.max()}; expected {lowest} to {highest}")
+    if every.min() == every.max():
+        mean, share = float(every[0]), wilson(0, count, confidence)[1]
+        low, high = mean - share * (mean - lowest), mean + share * (highest - mean)
+        side = max(mean - low, high - mean) / NormalDist().inv_cdf((1 + confidence) / 2)
+        return Estimate(mean, low, high, side * side, inf, count)
+    mean, variance = _clustered(tasks)
+    variance = max(variance, float(every.var(ddof=1)) / len(every))
+    p = (mean - lowest) / span
+    low, high = _wilson(p, p * (1 - p) * span * span / variance, t_quantile((1 + confidence) / 2, count - 1))
+    return Estimate(mean, lowest + span * low, lowest + span * high, variance, count - 1, count)
+
+
+def _tasks(values: Sequence[Sequence[float]]) -> list[FloatArray]:
+    tasks = [np.asarray(task, float) for task in values if len(task)]
+    every = np.concatenate(tasks) if tasks else np.empty(0)
     if not np.isfinite(every).all():
         wrong = int((~np.isfinite(every)).sum())
         raise BadInput(f"{wrong} of {len(every)} values are not finite; leave out unknown ones")
-    mean = float(every.mean())
-    if count == 1:
-        return Estimate(mean, nan, nan, nan, 0.0, 1)
-    if mean in {0.0, 1.0} and (every == mean).all():
-        low, high = wilson(count if mean else 0, count, confidence)
-        variance = ((high - low) / NormalDist().inv_cdf((1 + confidence) / 2)) ** 2
-        return Estimate(mean, low, high, variance, inf, count)
+    return tasks
+
+
+def _clustered(tasks: Sequence[FloatArray]) -> tuple[float, float]:
+    """Mean and variance of the mean; NaN for the variance of one task."""
+    every = np.concatenate(tasks)
+    mean, count = float(every.mean()), len(tasks)
     square = sum(float((task - mean).sum()) ** 2 for task in tasks)
-    return _estimate(mean, count / (count - 1) * square / len(every) ** 2, count - 1, count, confidence)
+    return mean, count / (count - 1) * square / len(every) ** 2 if count > 1 else nan
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -204,32 +209,35 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple
     """
     if not 0 <= successes <= trials or trials == 0:
         raise BadInput(f"{successes} successes of {trials} trials; expected 0 <= successes <= trials and trials >= 1")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p, scale = successes / trials, 1 + z * z / trials
-    middle = (p + z * z / (2 * trials)) / scale
-    half = z * sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / scale
-    return (0.0 if successes == 0 else middle - half), (1.0 if successes == trials else middle + half)
+    return _wilson(successes / trials, trials, NormalDist().inv_cdf((1 + confidence) / 2))
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval for a share p of n trials, which need not be whole, and a quantile z; exact at 0 and 1."""
+    scale = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / scale
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    return (max(0.0, middle - half) if p > 0 else 0.0), (min(1.0, middle + half) if p < 1 else 1.0)
 
 
 def paired_difference(
-    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], confidence: float = CONFIDENCE
+    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]],
+    bounds: tuple[float, float] | None = None, confidence: float = CONFIDENCE,
 ) -> Estimate:
     """The mean of ``first - second`` over the tasks that both have, each task's difference of means weighing one.
 
-    With d_c the difference of task c: variance = sum_c (d_c - mean)^2 / (C (C - 1)), t with C - 1 degrees of freedom.
+    ``bounds`` = those of the values, if they have any: the difference of two scores in 0..1 lies in -1..1, and so does
+    its interval (:func:`bounded_mean`); without them it is :func:`clustered_mean`'s.
 
     >>> e = paired_difference({"a": [1.0], "b": [1.0, 0.0]}, {"a": [0.0], "b": [0.5]})
     >>> e.mean, e.count                                          # (1 + 0) / 2
     (0.5, 2)
     """
-    gaps = np.array(_gaps(first, second))
-    if not len(gaps):
-        return Estimate(nan, nan, nan, nan, nan, 0)
-    if not np.isfinite(gaps).all():
-        raise BadInput("a value to be compared is not finite; leave out unknown ones")
-    count = len(gaps)
-    variance = float(gaps.var(ddof=1)) / count if count > 1 else nan
-    return _estimate(float(gaps.mean()), variance, count - 1, count, confidence)
+    each = [[gap] for gap in gaps(first, second).values()]
+    if bounds is None:
+        return clustered_mean(each, confidence)
+    widest = bounds[1] - bounds[0]
+    return bounded_mean(each, (-widest, widest), confidence)
 
 
 def better_worse(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> tuple[int, int]:
@@ -238,45 +246,48 @@ def better_worse(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequ
     >>> better_worse({"a": [1.0], "b": [0.0], "c": [1.0]}, {"a": [0.0], "b": [0.0], "c": [0.0]})
     (2, 0)
     """
-    gaps = _gaps(first, second)
-    return sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    found = gaps(first, second).values()
+    return sum(gap > 0 for gap in found), sum(gap < 0 for gap in found)
 
 
-def _gaps(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> list[float]:
+def gaps(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Task -> difference of its means, for the tasks of which both have a trial.
+
+    >>> gaps({"a": [1.0, 0.0], "b": [1.0]}, {"a": [0.0], "b": []})
+    {'a': 0.5}
+    """
     common = [task for task in first if len(first[task]) and len(second.get(task, ()))]
-    return [float(np.mean(first[task])) - float(np.mean(second[task])) for task in common]
+    return {task: float(np.mean(first[task])) - float(np.mean(second[task])) for task in common}
 
 
-def mixture(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) -> Estimate:
-    """The plain mean of independent means, one for each environment.
+def mixture(estimates: Sequence[Estimate]) -> Estimate:
+    """The plain mean of m independent means, one for each environment.
 
-    variance = sum_i v_i / m^2 with Welch and Satterthwaite's degrees of freedom (sum v_i)^2 / sum (v_i^2 / d_i). An
-    estimate at the end of its range (a mean of 0 whose interval begins at 0) adds nothing on that side. NaN where any
-    environment has no mean, and without an interval where any has none.
+    Each side of the interval is the root of the summed squares of the parts' sides, sqrt(sum_i (mean_i - low_i)^2) / m
+    (the method of variance estimates recovery, Zou and Donner 2008), so that it stays within the parts' bounds and a
+    part at the end of its range adds nothing on that side. variance = sum_i v_i / m^2 with Welch and Satterthwaite's
+    degrees of freedom (sum v_i)^2 / sum (v_i^2 / d_i). NaN where any environment has no mean, and without an interval
+    where any has none.
 
     >>> m = mixture([Estimate(0.2, 0, 0.4, 0.01, 9, 10), Estimate(0.6, 0.4, 0.8, 0.01, 9, 10)])
-    >>> round(m.mean, 3), round(m.variance, 4), m.degrees
-    (0.4, 0.005, 18.0)
+    >>> round(m.mean, 3), round(m.low, 3), round(m.high, 3), round(m.variance, 4), m.degrees
+    (0.4, 0.259, 0.541, 0.005, 18.0)
     """
     if not estimates:
         raise BadInput("a mixture of no environments; give at least one estimate")
-    mean = float(np.mean([e.mean for e in estimates]))
-    count = sum(e.count for e in estimates)
-    below = [e for e in estimates if not e.low == e.mean < e.high]
-    above = [e for e in estimates if not e.low < e.mean == e.high]
-    whole, lower, upper = (_summed(side, len(estimates)) for side in (estimates, below, above))
-    low = _estimate(mean, *lower, count, confidence).low
-    high = _estimate(mean, *upper, count, confidence).high
-    return Estimate(mean, low, high, *whole, count)
+    m, mean = len(estimates), float(np.mean([e.mean for e in estimates]))
+    below = sqrt(sum((e.mean - e.low) ** 2 for e in estimates)) / m
+    above = sqrt(sum((e.high - e.mean) ** 2 for e in estimates)) / m
+    return Estimate(mean, mean - below, mean + above, *_summed(estimates), sum(e.count for e in estimates))
 
 
-def _summed(estimates: Sequence[Estimate], m: int) -> tuple[float, float]:
-    """Variance and degrees of freedom of the sum of independent means over m."""
+def _summed(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Variance and degrees of freedom of the mean of independent means."""
     total = sum(e.variance for e in estimates)
     if not isfinite(total):
         return nan, nan
     below = sum(e.variance**2 / e.degrees for e in estimates if e.variance)
-    return total / m**2, total**2 / below if below > 0 else inf
+    return total / len(estimates) ** 2, total**2 / below if below > 0 else inf
 
 
 # ---------------------------------------------------------------- repeated trials
@@ -313,21 +324,20 @@ def _check_draw(successes: int, trials: int, k: int) -> None:
         )
 
 
-def pass_at(successes: Sequence[int], trials: Sequence[int], k: int) -> Passes:
-    """pass@k (some of k succeeds) averaged over the tasks with at least k trials; NaN if there is none.
+def pass_at(successes: Sequence[int], trials: Sequence[int], k: int) -> Estimate:
+    """pass@k (some of k succeeds) averaged over the tasks with at least k trials, ``count`` of them; NaN if none has.
 
-    >>> pass_at([1, 4, 1], [4, 4, 1], 2)                         # (0.5 + 1) / 2; the third task has one trial
-    Passes(value=0.75, eligible=2)
+    >>> found = pass_at([1, 4, 1], [4, 4, 1], 2)                 # (0.5 + 1) / 2; the third task has one trial
+    >>> found.mean, found.count
+    (0.75, 2)
     """
-    drawn = [chance_at(c, n, k) for c, n in zip(successes, trials, strict=True) if n >= k]
-    return Passes(float(np.mean(drawn)) if drawn else nan, len(drawn))
+    return bounded_mean([[chance_at(c, n, k)] for c, n in zip(successes, trials, strict=True) if n >= k])
 
 
-def pass_hat(successes: Sequence[int], trials: Sequence[int], k: int) -> Passes:
-    """pass^k (all of k succeed) averaged over the tasks with at least k trials; NaN if there is none.
+def pass_hat(successes: Sequence[int], trials: Sequence[int], k: int) -> Estimate:
+    """pass^k (all of k succeed) averaged over the tasks with at least k trials, ``count`` of them; NaN if none has.
 
-    >>> pass_hat([3, 4, 1], [4, 4, 1], 2)
-    Passes(value=0.75, eligible=2)
+    >>> pass_hat([3, 4, 1], [4, 4, 1], 2).mean
+    0.75
     """
-    drawn = [chance_hat(c, n, k) for c, n in zip(successes, trials, strict=True) if n >= k]
-    return Passes(float(np.mean(drawn)) if drawn else nan, len(drawn))
+    return bounded_mean([[chance_hat(c, n, k)] for c, n in zip(successes, trials, strict=True) if n >= k])

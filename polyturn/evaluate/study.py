@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.evaluate.stats import Estimate, clustered_mean, paired_difference
+from polyturn.evaluate.stats import Estimate, bounded_mean, clustered_mean, paired_difference
 
 CHOOSE, REPORT = (100, 101, 102, 103, 104), (0, 1, 2, 3, 4)
 
@@ -36,6 +36,8 @@ class Study:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     more: tuple[str, ...] = ()
     """Other outcomes that are reported."""
+    shares: tuple[str, ...] = ("success", "accuracy")
+    """The names among the outcomes that lie in 0..1; so do their intervals."""
     curve: str = ""
     """A metric of the record that is drawn over the iterations; empty = none."""
     higher: bool = True
@@ -136,7 +138,7 @@ def results(name: str, study: Study, tried: Sequence[Trial], reported: Sequence[
     arms = {arm: _arm(study, arm, best[arm], tried, reported) for arm in study.arms}
     base = _points(study.outcome, study.baseline, reported)
     differences = {
-        arm: interval(paired_difference(_points(study.outcome, arm, reported), base))
+        arm: interval(paired_difference(_points(study.outcome, arm, reported), base, _bounds(study, study.outcome)))
         for arm in study.arms if arm != study.baseline
     }
     found = {
@@ -155,6 +157,16 @@ def _points(outcome: str, arm: str, trials: Sequence[Trial]) -> dict[str, list[f
     return {str(trial.seed): [value_of(trial, outcome)] for trial in trials if trial.arm == arm}
 
 
+def _bounds(study: Study, name: str) -> tuple[float, float] | None:
+    return (0.0, 1.0) if name in study.shares else None
+
+
+def _mean(study: Study, name: str, points: Mapping[str, Sequence[float]]) -> Estimate:
+    bounds = _bounds(study, name)
+    values = list(points.values())
+    return clustered_mean(values) if bounds is None else bounded_mean(values, bounds)
+
+
 def _arm(study: Study, arm: str, best: int, tried: Sequence[Trial], reported: Sequence[Trial]) -> dict[str, Any]:
     own = [trial for trial in reported if trial.arm == arm]
     names = (study.outcome, *study.more)
@@ -166,7 +178,7 @@ def _arm(study: Study, arm: str, best: int, tried: Sequence[Trial], reported: Se
     return {
         "settings": {**study.arms[arm], **study.tried[best]}, "tried": attempts,
         "points": {name: {str(t.seed): value_of(t, name) for t in own} for name in names},
-        "means": {name: interval(clustered_mean(list(_points(name, arm, own).values()))) for name in names},
+        "means": {name: interval(_mean(study, name, _points(name, arm, own))) for name in names},
         "curves": {str(t.seed): [list(point) for point in t.curve] for t in own if t.curve},
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from polyturn.evaluate.stats import clustered_mean
+from polyturn.evaluate.stats import bounded_mean, clustered_mean
 from polyturn.record.charts import HEIGHT, WIDTH, Curve, Point, compact, line_chart, ticks
 
 COLOURS = ("#2563c9", "#d9730d", "#17875f", "#8646c4", "#b8326b", "#0f7f94", "#7a6a11", "#5b6472")
@@ -74,7 +74,8 @@ def curves_panel(found: Mapping[str, Any]) -> str:
     for colour, (arm, row) in enumerate(found["arms"].items()):
         seeds = [dict(map(tuple, points)) for points in row["curves"].values()]
         if seeds:
-            curves.append(Curve(arm, (tuple(band(seeds)),), colour % 8))
+            share = found["curve"].startswith("score/")
+            curves.append(Curve(arm, (tuple(band(seeds, share)),), colour % 8))
     if not curves:
         return ""
     names = "".join(f'<text x="{_LEFT + 90 * i}" y="{HEIGHT + 20}" class="c{curve.colour}" style="fill:'
@@ -86,8 +87,9 @@ def curves_panel(found: Mapping[str, Any]) -> str:
 _sized = f'<svg x="0" y="4" width="{WIDTH}" height="{HEIGHT}" '
 
 
-def band(seeds: Sequence[Mapping[int, float]]) -> list[Point]:
-    """Per iteration that every seed has, the mean with its interval."""
+def band(seeds: Sequence[Mapping[int, float]], share: bool = False) -> list[Point]:
+    """Per iteration that every seed has, the mean with its interval; of a ``share`` it stays in 0..1."""
+    mean = bounded_mean if share else clustered_mean
     shared = sorted(set.intersection(*(set(seed) for seed in seeds)))
-    means = [(x, clustered_mean([[seed[x]] for seed in seeds])) for x in shared]
+    means = [(x, mean([[seed[x]] for seed in seeds])) for x in shared]
     return [Point(x, e.mean, *((e.low, e.high) if e.low == e.low else (None, None))) for x, e in means]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from polyturn.evaluate.benchmark import Difference, Paired, Result, Row, Table
+from polyturn.evaluate.benchmark import Result, Row, Table
+from polyturn.evaluate.compare import Difference, Paired
 from polyturn.evaluate.stats import Estimate
 
 if TYPE_CHECKING:
@@ -14,20 +15,28 @@ if TYPE_CHECKING:
 
 
 def as_json(value: Row | Result | Paired | Difference) -> dict[str, Any]:
-    """The plain JSON mapping of a row, result or comparison: unknown numbers are None, keys are text."""
+    """The plain JSON mapping of a row, result or comparison: unknown numbers are None, keys are text, and what was read
+    off a clock (and so differs when the same is played again) stands under names that end in ``seconds``."""
     if isinstance(value, Result | Paired):
         rows = {name: as_json(each) for name, each in value.environments.items()}
         return {"environments": rows, "mixture": as_json(value.mixture)}
     named: dict[str, Any] = {name: getattr(value.estimate, name) for name in ("mean", "low", "high")}
     named["n_tasks"] = value.estimate.count
     if isinstance(value, Difference):
-        return _known({**named, "better": value.better, "worse": value.worse})
+        more = {name: getattr(value, name) for name in ("better", "worse", "unpaired", "p_value", "p_holm")}
+        return _known({**named, **more})
     named["n_trials"] = value.n_trials
-    for name in ("pass_at", "pass_hat", "eligible"):
-        named[name] = _known({str(k): v for k, v in getattr(value, name).items()})
+    for name in ("pass_at", "pass_hat"):
+        found: Mapping[int, Estimate] = getattr(value, name)
+        named[name] = _known({str(k): e.mean for k, e in found.items()})
+        named[f"{name}_interval"] = {str(k): list(_known({"low": e.low, "high": e.high}).values())
+                                     for k, e in found.items()}
+    named["eligible"] = {str(k): tasks for k, tasks in value.eligible.items()}
     for name in ("illegal", "errors", "abstained", "turns", "tokens", "seconds"):
         named[name] = getattr(value, name)
-    return _known(named)
+    timed = {name: cost for name, cost in value.costs.items() if name.endswith("seconds")}
+    costs = {name: cost for name, cost in value.costs.items() if name not in timed}
+    return _known({**named, **timed, "stops": dict(value.stops), "failures": dict(value.failures), "costs": costs})
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,13 +62,56 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def paired_cells(comparisons: Mapping[str, Paired]) -> list[list[str]]:
-    """Paired differences as rows of text, the header first."""
+    """Paired differences as rows of text, the header first; the p-value is that of the mixture, corrected by Holm."""
     names = sorted({name for found in comparisons.values() for name in found.environments})
-    lines = [["paired difference", *names, "mixture"]]
+    lines = [["paired difference", *names, "mixture", "better", "worse", "p (Holm)"]]
     for title, found in comparisons.items():
         each = [found.environments.get(name) for name in names]
         shown = ["-" if d is None else _interval(d.estimate, "+") for d in each]
-        lines.append([title, *shown, _interval(found.mixture.estimate, "+")])
+        whole = found.mixture
+        lines.append([title, *shown, _interval(whole.estimate, "+"), str(whole.better), str(whole.worse),
+                      _number(whole.p_holm, 4)])
+    return lines
+
+
+def pass_cells(table: Table) -> list[list[str]]:
+    """pass@k and pass^k of the mixtures with the number of tasks that have k trials; no rows where k is 1 alone."""
+    ks = sorted({k for found in table.values() for k in found.mixture.eligible})
+    if len(ks) < 2:
+        return []
+    header = ["", *(f"{name}{k}" for k in ks for name in ("pass@", "pass^", "tasks "))]
+    lines = [header]
+    for stage, found in table.items():
+        whole, line = found.mixture, [stage]
+        for k in ks:
+            both = [whole.pass_at.get(k), whole.pass_hat.get(k)]
+            line += ["-" if e is None else _interval(e) for e in both] + [str(whole.eligible.get(k, 0))]
+        lines.append(line)
+    return lines
+
+
+def cost_cells(table: Table) -> list[list[str]]:
+    """What a trial used on average; the seats beside the rated ones apart."""
+    names = {"calls": 1, "tool_calls": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0,
+             "model_seconds": 1, "usd": 4, "others_calls": 1, "others_completion_tokens": 0, "others_usd": 4,
+             "success_per_1000_tokens": 2}
+    lines = [["a trial uses", *(name.replace("_", " ") for name in names)]]
+    for stage, found in table.items():
+        costs = found.mixture.costs
+        known = [(costs.get(name), digits) for name, digits in names.items()]
+        lines.append([stage, *("?" if value is None else _number(value, digits) for value, digits in known)])
+    return lines
+
+
+def left_out(table: Table) -> list[str]:
+    """A sentence for each result with trials that have no score: errors by what broke, and abstentions."""
+    lines = []
+    for stage, found in table.items():
+        whole = found.mixture
+        if whole.errors or whole.abstained:
+            broke = ", ".join(f"{what} {count}" for what, count in whole.failures.items())
+            lines.append(f"{stage}: {whole.errors} errors{f' ({broke})' if broke else ''} and {whole.abstained} "
+                         f"abstentions are left out, {whole.n_trials} trials rated; none of them counts as a failure")
     return lines
 
 

@@ -16,8 +16,10 @@ from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.cli.subject import free_seats, suite_of
 from polyturn.cli.subject import held_out as test_matches
-from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
+from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
+from polyturn.evaluate.compare import paired
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
+from polyturn.evaluate.trials import seats_of
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train

@@ -21,9 +21,11 @@ from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.envs.openspiel import exploitability, information_states, kuhn_poker, kuhn_poker_vs_random, tic_tac_toe
 from polyturn.envs.textarena import guess_the_number
-from polyturn.evaluate.benchmark import Result, as_groups, evaluate, paired, result, seats_of
+from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
 from polyturn.evaluate.choices import reply_probabilities
+from polyturn.evaluate.compare import corrected, paired
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
+from polyturn.evaluate.trials import seats_of
 from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
@@ -347,7 +349,7 @@ class Quickstart:
         """Paired differences and the printed table."""
         table = {row: self.table[row] for row in ROWS if row in self.table}
         others = [row for row in ("stage1", "stage1_longer") if row in table]
-        pairs = {f"stage2_minus_{row}": paired(table, "stage2", row) for row in others}
+        pairs = corrected({f"stage2_minus_{row}": paired(table, "stage2", row) for row in others})
         lines = [as_text(cells(table)), as_text(paired_cells(pairs))]
         known = [row for row in ROWS if row in self.exploitability]
         exploitable = ", ".join(f"{row} {self.exploitability[row]:.3f}" for row in known)

@@ -13,7 +13,7 @@ import pytest
 from polyturn.agents.chat import ChatAgent
 from polyturn.errors import BadInput, NotFinite
 from polyturn.evaluate import benchmark
-from polyturn.evaluate.benchmark import Result, seats_of
+from polyturn.evaluate.benchmark import seats_of
 from polyturn.evaluate.tables import as_text, cells
 from polyturn.protocols import Ask, Completion, Match, Player, Scores, Spec, Step, Written
 from polyturn.record.read import read_episodes
@@ -66,22 +66,25 @@ def test_row_by_hand() -> None:
     assert row.illegal == pytest.approx(1 / 11)
     assert (row.turns, row.tokens, row.seconds) == (11 / 5, 22.0, 3.0)
     # pass@1 = mean over tasks of 1/2, 0, 1 = 0.5; k = 2: only task a has two trials, pass@2 = 1, pass^2 = 0.
-    assert row.pass_at == {1: 0.5, 2: 1.0}
-    assert row.pass_hat == {1: 0.5, 2: 0.0}
+    assert {k: e.mean for k, e in row.pass_at.items()} == {1: 0.5, 2: 1.0}
+    assert {k: e.mean for k, e in row.pass_hat.items()} == {1: 0.5, 2: 0.0}
     assert row.eligible == {1: 3, 2: 1}
     # Deviations by task: 0, -0.5, 0.5; variance 3/2 * 0.5 / 16 = 0.046875
-    assert row.estimate.variance == pytest.approx(0.046875)
+    # On their own s^2 / N = (4 * 0.25 / 3) / 4 = 1/12 is larger.
+    assert row.estimate.variance == pytest.approx(1 / 12)
+    assert row.low > 0 and row.high < 1
+    assert (row.stops, row.failures) == ({"done": 5, "error": 1}, {"it broke": 1})
     assert row.scores == {"a": (1.0, 0.0), "b": (0.0,), "c": (1.0,)}
 
 
 def test_success_is_the_verifiers_word_or_the_threshold() -> None:
     groups = [(played("a", 0.4, success=True),), (played("b", 1 - 1e-7),), (played("c", 0.9),)]
-    assert benchmark.row(groups, seats_of("main")).pass_at == {1: pytest.approx(2 / 3)}
+    assert benchmark.row(groups, seats_of("main")).pass_at[1].mean == pytest.approx(2 / 3)
 
 
 def test_given_ks_without_enough_trials_are_left_out() -> None:
     row = benchmark.row([(played("a", 1.0), played("a", 1.0, trial=1))], seats_of("main"), ks=(2, 3))
-    assert row.pass_at == {2: 1.0}
+    assert [(k, e.mean) for k, e in row.pass_at.items()] == [(2, 1.0)]
 
 
 def test_a_row_of_errors_alone_is_unknown_and_says_how_many() -> None:
@@ -180,6 +183,7 @@ def test_result_has_a_row_for_each_family_and_their_plain_mean() -> None:
     assert (result.mixture.n_tasks, result.mixture.n_trials) == (6, 6)
     assert result.mixture.illegal == pytest.approx(0.25)  # each family: 1 of 4 replies
     # Variances: 2 tasks with deviations d: 2/1 * 2 d^2 / 4 = d^2 = 0.25, 0.0625, 0.0625 -> 0.375 / 9
+    assert 0 < result.mixture.low < result.mixture.high < 1
     assert result.mixture.estimate.variance == pytest.approx(0.375 / 9)
     assert result.mixture.eligible == {1: 6}
     with pytest.raises(BadInput, match="no episode"):
@@ -200,21 +204,6 @@ def test_as_groups_keeps_the_last_attempt_of_a_trial() -> None:
     again = replace(played("a", 1.0), id="a.0r1", started=2.0)
     other = replace(played("a", 0.0, trial=1), started=0.0)
     assert benchmark.as_groups([again, broken, other]) == [(again, other)]
-
-
-def test_paired_by_hand() -> None:
-    first = benchmark.result(three_families(), seats_of("main"))
-    lower = [tuple(replace(e, scores={"score": {"agent": Score(0.0)}}) for e in group) for group in three_families()]
-    table = {"new": first, "old": benchmark.result(lower, seats_of("main"))}
-    found = benchmark.paired(table, "new", "old")
-    assert found.environments["kuhn"].estimate.mean == 0.5
-    assert (found.environments["guess"].better, found.environments["guess"].worse) == (1, 0)
-    assert found.mixture.estimate.mean == pytest.approx(1.75 / 3)
-    assert (found.mixture.better, found.mixture.worse) == (5, 0)
-    assert benchmark.paired(table, "old", "new").mixture.estimate.mean == pytest.approx(-1.75 / 3)
-    fewer = Result({"guess": first.environments["guess"]}, first.mixture)
-    with pytest.raises(BadInput, match="not a pair"):
-        benchmark.paired({"new": first, "old": fewer}, "new", "old")
 
 
 # ---------------------------------------------------------------- a real little environment
@@ -321,7 +310,7 @@ async def test_evaluate_plays_scores_and_rates() -> None:
     assert (row.mean, row.n_tasks, row.n_trials, row.abstained, row.errors) == (1.0, 2, 4, 2, 0)
     assert row.illegal == pytest.approx(6 / 16)
     assert (row.turns, row.tokens) == pytest.approx((16 / 6, 32 / 6))
-    assert row.pass_hat == {1: 1.0, 2: 1.0}
+    assert {k: e.mean for k, e in row.pass_hat.items()} == {1: 1.0, 2: 1.0}
     assert [len(group) for group in result.groups] == [2, 2, 2]
 
 

@@ -68,7 +68,7 @@ def test_quantile_and_tail_are_inverse(degrees: float, p: float) -> None:
         (lambda: stats.incomplete_beta(1.5, 1, 1), "expected 0 <= x <= 1"),
         (lambda: stats.wilson(3, 2), "3 successes of 2 trials"),
         (lambda: stats.chance_at(1, 2, 3), "3 drawn"),
-        (lambda: stats.holm([0.1, float("nan")]), "p-value is nan"),
+        (lambda: stats.bounded_mean([[0.5], [1.2]]), "values from 0.5 to 1.2; expected 0.0 to 1.0"),
         (lambda: stats.mixture([]), "no environments"),
         (lambda: stats.clustered_mean([[1.0, float("nan")]]), "1 of 2 values are not finite"),
         (lambda: stats.paired_difference({"a": [float("inf")]}, {"a": [0.0]}), "not finite"),
@@ -108,16 +108,57 @@ def test_one_task_has_no_interval_and_no_task_no_mean() -> None:
     assert isnan(none.mean) and none.count == 0
 
 
-def test_all_equal_outcomes_get_wilsons_interval() -> None:
+def test_bounded_mean_by_hand() -> None:
+    # The tasks above: p = 0.5, v = 1/12 (on their own: s^2/N = 0.3/6 = 0.05), n = 0.25 * 12 = 3, t(2)^2 = 18.51282;
+    # scale 1 + 18.51282 / 3 = 7.17094; half = 4.30265 * sqrt(0.25/3 + 18.51282/36) / 7.17094 = 0.463828
+    found = stats.bounded_mean([[1, 1], [0, 1], [0, 0]])
+    assert (found.mean, found.degrees, found.count) == (0.5, 2, 3)
+    assert (found.low, found.high) == pytest.approx((0.036172, 0.963828), abs=1e-5)
+    # On the range 0 to 10 everything is ten times as large.
+    wide = stats.bounded_mean([[10, 10], [0, 10], [0, 0]], (0, 10))
+    assert (wide.mean, wide.low, wide.high) == pytest.approx((5, 0.36172, 9.63828), abs=1e-4)
+
+
+def test_tasks_that_agree_by_chance_do_not_narrow_the_interval() -> None:
+    # Both tasks 0.5: no variance between them; on their own the trials have s^2 / N = (4 * 0.25 / 3) / 4 = 1/12.
+    found = stats.bounded_mean([[1, 0], [0, 1]])
+    assert found.variance == pytest.approx(1 / 12)
+    assert found.low < 0.1 and found.high > 0.9
+    assert stats.clustered_mean([[1, 0], [0, 1]]).variance == 0
+
+
+def test_equal_outcomes_get_an_interval_from_the_number_of_tasks() -> None:
     # 10 tasks, no success: high = z^2 / (n + z^2) = 3.841459 / 13.841459 = 0.277533;
     # variance = (0.277533 / 1.959964)^2 = 0.0200508
-    zero = stats.clustered_mean([[0, 0]] * 10)
+    zero = stats.bounded_mean([[0, 0]] * 10)
     assert (zero.mean, zero.low, zero.high) == pytest.approx((0, 0, 0.277533), abs=1e-6)
     assert zero.variance == pytest.approx(0.0200508, abs=1e-7) and zero.degrees == float("inf")
-    one = stats.clustered_mean([[1]] * 10)
+    one = stats.bounded_mean([[1]] * 10)
     assert (one.mean, one.low, one.high) == pytest.approx((1, 1 - 0.277533, 1), abs=1e-6)
-    constant = stats.clustered_mean([[0.5], [0.5]])
-    assert (constant.low, constant.high) == (0.5, 0.5)
+    # Two tasks at 0.4: Wilson's upper end for none of two is 3.841459 / 5.841459 = 0.657620; 0.4 -+ that share of
+    # what is left on either side: 0.4 - 0.263048, 0.4 + 0.394572
+    constant = stats.bounded_mean([[0.4], [0.4]])
+    assert (constant.low, constant.high) == pytest.approx((0.136952, 0.794572), abs=1e-6)
+    same = stats.paired_difference({"a": [1.0], "b": [0.0]}, {"a": [1.0], "b": [0.0]}, (0, 1))
+    assert (same.mean, same.low, same.high) == pytest.approx((0, -0.657620, 0.657620), abs=1e-6)
+
+
+scores = st.lists(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=4), min_size=2, max_size=6)
+
+
+@given(scores, scores)
+@settings(max_examples=200, deadline=None)
+def test_a_bounded_interval_holds_its_mean_and_stays_within_its_bounds(
+    one: list[list[float]], two: list[list[float]]
+) -> None:
+    first, second = stats.bounded_mean(one), stats.bounded_mean(two)
+    whole = stats.mixture([first, second])
+    tasks = [{str(i): task for i, task in enumerate(each)} for each in (one, two)]
+    gap = stats.paired_difference(tasks[0], tasks[1], (0, 1))
+    for found, lowest in ((first, 0), (second, 0), (whole, 0), (gap, -1)):
+        assert lowest - 1e-9 <= found.low <= found.mean + 1e-9
+        assert found.mean - 1e-9 <= found.high <= 1 + 1e-9
+        assert found.low < found.high
 
 
 def test_wilson_by_hand() -> None:
@@ -150,14 +191,15 @@ def test_paired_difference_without_common_tasks_is_unknown() -> None:
 
 def test_mixture_by_hand() -> None:
     # Means 0.2, 0.5, 0.8 -> 0.5; variances 0.01, 0.04, 0 -> 0.05 / 9; degrees 0.05^2 / (0.0001/9 + 0.0016/4)
-    # = 0.0025 / 0.000411111 = 6.081081
-    parts = [Estimate(0.2, 0, 0.4, 0.01, 9, 10), Estimate(0.5, 0, 1, 0.04, 4, 5), Estimate(0.8, 0.8, 0.8, 0.0, 2, 3)]
+    # = 0.0025 / 0.000411111 = 6.081081; below sqrt(0.1^2 + 0.2^2) / 3 = 0.074536, above sqrt(0.2^2 + 0.4^2) / 3
+    parts = [
+        Estimate(0.2, 0.1, 0.4, 0.01, 9, 10), Estimate(0.5, 0.3, 0.9, 0.04, 4, 5), Estimate(0.8, 0.8, 0.8, 0, 2, 3),
+    ]
     found = stats.mixture(parts)
     assert (found.mean, found.count) == pytest.approx((0.5, 18))
     assert found.variance == pytest.approx(0.05 / 9)
     assert found.degrees == pytest.approx(6.081081, abs=1e-5)
-    half = stats.t_quantile(0.975, 6.081081) * sqrt(0.05 / 9)
-    assert found.high - found.mean == pytest.approx(half, rel=1e-5)
+    assert (found.low, found.high) == pytest.approx((0.5 - 0.074536, 0.5 + 0.149071), abs=1e-6)
 
 
 def test_mixture_of_an_unknown_is_unknown_and_of_constants_exact() -> None:
@@ -171,40 +213,22 @@ def test_mixture_of_an_unknown_is_unknown_and_of_constants_exact() -> None:
 
 def test_mixture_of_one_is_itself() -> None:
     for values in ([[0.0, 0.0]] * 3, [[1.0]] * 4, [[0.0], [1.0], [0.5]]):
-        one = stats.clustered_mean(values)
+        one = stats.bounded_mean(values)
         both = stats.mixture([one])
         assert (both.low, both.high) == pytest.approx((one.low, one.high))
 
 
 def test_a_mean_at_the_end_of_its_range_widens_the_other_side_only() -> None:
-    # Variances 0.0016 (9 degrees) and Wilson's of no success in 10 tasks, 0.0200507 (normal).
-    known, zero = Estimate(0.5, 0.41, 0.59, 0.0016, 9, 10), stats.clustered_mean([[0.0]] * 10)
+    known, zero = Estimate(0.5, 0.41, 0.59, 0.0016, 9, 10), stats.bounded_mean([[0.0]] * 10)
     found = stats.mixture([known, zero])
-    # Below: t(9) * 0.04 / 2 = 2.262157 * 0.02 = 0.045243. Above: degrees 0.0216507^2 / (0.0016^2 / 9) = 1648;
-    # 1.961413 * sqrt(0.0216507) / 2 = 0.144302
+    # Below 0.09 / 2; above sqrt(0.09^2 + 0.277533^2) / 2 = 0.145881
     assert found.mean == 0.25
-    assert found.mean - found.low == pytest.approx(0.045243, abs=1e-5)
-    assert found.high - found.mean == pytest.approx(0.144302, abs=1e-5)
+    assert found.mean - found.low == pytest.approx(0.045)
+    assert found.high - found.mean == pytest.approx(0.145881, abs=1e-6)
     zeros = stats.mixture([zero, zero])
     assert zeros.low == 0 < zeros.high
-    ones = stats.mixture([stats.clustered_mean([[1.0]] * 5)] * 3)
+    ones = stats.mixture([stats.bounded_mean([[1.0]] * 5)] * 3)
     assert ones.low < 1 == ones.high
-
-
-def test_holm_by_hand() -> None:
-    # sorted 0.005 * 4 = 0.02, 0.01 * 3 = 0.03, 0.03 * 2 = 0.06, 0.04 * 1 = 0.04 -> held at 0.06
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert stats.holm([]) == []
-
-
-def test_p_value_matches_the_interval() -> None:
-    # An interval that touches zero has p = 0.05.
-    edge = stats.t_quantile(0.975, 9) * 0.1
-    assert stats.p_value(Estimate(edge, 0, 2 * edge, 0.01, 9, 10)) == pytest.approx(0.05, rel=1e-9)
-    assert stats.p_value(Estimate(0.0, 0, 0, 0.0, 9, 10)) == 1.0
-    assert stats.p_value(Estimate(0.1, 0.1, 0.1, 0.0, 9, 10)) == 0.0
-    assert isnan(stats.p_value(stats.clustered_mean([[1.0, 0.0]])))
 
 
 def test_pass_estimators_equal_enumeration_up_to_eight_trials() -> None:
@@ -228,17 +252,21 @@ counts = st.lists(outcomes, min_size=1, max_size=6)
 def test_pass_at_rises_pass_hat_falls_and_both_begin_at_the_mean(tasks: list[tuple[int, int]]) -> None:
     successes, trials = zip(*tasks, strict=True)
     fewest = min(trials)
-    at = [stats.pass_at(successes, trials, k).value for k in range(1, fewest + 1)]
-    hat = [stats.pass_hat(successes, trials, k).value for k in range(1, fewest + 1)]
+    at = [stats.pass_at(successes, trials, k).mean for k in range(1, fewest + 1)]
+    hat = [stats.pass_hat(successes, trials, k).mean for k in range(1, fewest + 1)]
     assert at[0] == pytest.approx(hat[0]) == pytest.approx(np.mean([c / n for c, n in tasks]))
     assert all(a <= b + 1e-12 for a, b in pairwise(at))
     assert all(a >= b - 1e-12 for a, b in pairwise(hat))
 
 
 def test_tasks_with_fewer_trials_are_left_out_and_counted() -> None:
-    assert stats.pass_at([1, 0, 2], [2, 3, 2], 3) == stats.Passes(0.0, 1)
+    one = stats.pass_at([1, 0, 2], [2, 3, 2], 3)
+    assert (one.mean, one.count) == (0.0, 1) and isnan(one.low)
     empty = stats.pass_hat([1], [1], 2)
-    assert isnan(empty.value) and empty.eligible == 0
+    assert isnan(empty.mean) and empty.count == 0
+    # pass@2 of 1 in 4 and of 3 in 4: 1/2 and 1; pass^2: 0 and 1/2; intervals as of any mean of two tasks
+    both = stats.pass_at([1, 3], [4, 4], 2)
+    assert both == stats.bounded_mean([[0.5], [1.0]])
 
 
 def coverage(runs: int, seed: int) -> tuple[float, float]:
@@ -259,9 +287,41 @@ def test_clustered_interval_covers_and_the_naive_one_does_not() -> None:
     assert naive < 0.85
 
 
+def yes_or_no(
+    rng: np.random.Generator, tasks: int, trials: int, mean: float, alike: float
+) -> list[list[float]]:
+    """Trials that succeed or not; each task has its own chance, with this mean and correlation between its trials."""
+    both = 1 / alike - 1
+    chance = rng.beta(mean * both, (1 - mean) * both, (tasks, 1))
+    found: list[list[float]] = (rng.random((tasks, trials)) < chance).astype(float).tolist()
+    return found
+
+
+@pytest.mark.parametrize(("tasks", "trials", "mean", "least", "most"), [
+    (20, 8, 0.5, 0.93, 0.98), (20, 8, 0.2, 0.92, 0.98), (20, 1, 0.9, 0.93, 0.99), (50, 4, 0.1, 0.92, 0.97),
+    (5, 4, 0.8, 0.95, 1.0),  # few tasks: too wide rather than too narrow
+    (20, 8, 0.05, 0.86, 0.95),  # one task in twenty carries all successes: the known weak place
+])
+def test_bounded_interval_covers(tasks: int, trials: int, mean: float, least: float, most: float) -> None:
+    rng, runs = np.random.default_rng(3), 1000
+    found = [stats.bounded_mean(yes_or_no(rng, tasks, trials, mean, 0.3)) for _ in range(runs)]
+    assert least <= sum(e.low <= mean <= e.high for e in found) / runs <= most
+
+
+def test_bounded_interval_covers_where_students_does_not() -> None:
+    rng, bounded, plain = np.random.default_rng(4), 0, 0
+    for _ in range(500):
+        values = yes_or_no(rng, 10, 2, 0.9, 0.3)
+        for found, held in ((stats.bounded_mean(values), True), (stats.clustered_mean(values), False)):
+            covers = found.low <= 0.9 <= found.high
+            bounded, plain = bounded + (held and covers), plain + (not held and covers)
+    assert bounded / 500 >= 0.93
+    assert plain / 500 < 0.85
+
+
 def test_mixture_interval_covers_with_unequal_environments() -> None:
     rng = np.random.default_rng(1)
-    held = 0
+    held = shares = 0
     for _ in range(600):
         parts = [
             stats.clustered_mean((rng.normal(0, spread, (tasks, 1)) + rng.normal(0, 1, (tasks, 2))).tolist())
@@ -269,24 +329,25 @@ def test_mixture_interval_covers_with_unequal_environments() -> None:
         ]
         found = stats.mixture(parts)
         held += found.low <= 0 <= found.high
-    assert 0.93 <= held / 600 <= 0.97
+        games = ((8, 0.5), (20, 0.9), (12, 0.2))
+        mixed = stats.mixture([stats.bounded_mean(yes_or_no(rng, n, 2, mean, 0.3)) for n, mean in games])
+        shares += mixed.low <= 1.6 / 3 <= mixed.high
+    assert 0.93 <= held / 600 <= 0.98
+    assert 0.93 <= shares / 600 <= 0.99
 
 
-def test_paired_comparison_finds_a_planted_gain_and_rejects_at_its_nominal_rate() -> None:
-    rng = np.random.default_rng(2)
-    found = false = 0
+def test_the_interval_of_a_paired_difference_covers() -> None:
+    rng, held = np.random.default_rng(5), 0
     for _ in range(600):
-        base = rng.normal(0, 1, 40)
-        noise = rng.normal(0, 0.1, (2, 40))
-        names = [str(i) for i in range(40)]
-        one = {n: [b + e] for n, b, e in zip(names, base, noise[0], strict=True)}
-        two = {n: [b + e] for n, b, e in zip(names, base, noise[1], strict=True)}
-        better = {n: [v[0] + 0.05] for n, v in two.items()}
-        false += stats.p_value(stats.paired_difference(one, two)) < 0.05
-        found += stats.paired_difference(better, one).low > 0
-    # Power: shift 0.05 over a standard error of 0.1414 / sqrt(40) = 0.02236 is 2.236; P(Z > 2.02 - 2.236) is about 0.58
-    assert 0.03 <= false / 600 <= 0.07
-    assert 0.52 <= found / 600 <= 0.65
+        chance = rng.beta(1, 1, 30)
+        one, two = (
+            {str(i): (rng.random(2) < min(1.0, c + more)).astype(float).tolist() for i, c in enumerate(chance)}
+            for more in (0.1, 0.0)
+        )
+        truth = 0.1 - 0.1**2 / 2  # of a chance from 0.9 on less than 0.1 can be gained
+        found = stats.paired_difference(one, two, (0, 1))
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / 600 <= 0.975
 
 
 def test_trial_order_changes_nothing() -> None:

@@ -43,6 +43,16 @@ def test_the_best_mean_is_chosen_and_the_first_of_equals() -> None:
     assert chosen(STUDY, played(to_choose(STUDY), dict.fromkeys(WORTH, 0.5))) == {"new": 0, "old": 0}
 
 
+def test_an_outcome_that_is_no_share_keeps_its_own_scale() -> None:
+    other = replace(STUDY, shares=())
+    tried = played(to_choose(other), WORTH)
+    found = results("x", other, tried, played(to_report(other, chosen(other, tried)), WORTH))
+    # standard error 0.01 / sqrt(3) = 0.00577, t(2) = 4.3027, half = 0.02484
+    assert found["arms"]["new"]["means"]["success"] == pytest.approx(
+        {"mean": 0.71, "low": 0.68516, "high": 0.73484}, abs=1e-5)
+    assert found["differences"]["new"] == pytest.approx({"mean": 0.3, "low": 0.3, "high": 0.3})
+
+
 def test_a_missing_run_is_not_passed_over() -> None:
     with pytest.raises(BadInput, match="1 runs of 2"):
         chosen(STUDY, played(to_choose(STUDY), WORTH)[1:])
@@ -58,13 +68,16 @@ def test_results_hold_every_point_and_paired_differences() -> None:
     }
     assert [attempt["mean"] for attempt in found["arms"]["old"]["tried"]] == pytest.approx([0.405, 0.205])
     # new - old = 0.7 - 0.4 = 0.3 for every seed
-    assert found["differences"]["new"] == pytest.approx({"mean": 0.3, "low": 0.3, "high": 0.3})
-    # 0.7, 0.71, 0.72: standard error 0.01 / sqrt(3) = 0.00577, t(2) = 4.3027, half = 0.02484
+    # and of three seeds none differs: with 95 % confidence at most 3.841459 / 6.841459 = 0.561497 of all would, so that
+    # the interval is 0.3 - 0.561497 * 1.3 to 0.3 + 0.561497 * 0.7
+    assert found["differences"]["new"] == pytest.approx({"mean": 0.3, "low": -0.429946, "high": 0.693048}, abs=1e-5)
+    # 0.7, 0.71, 0.72: v = 0.0001 / 3, n = 0.2059 / v = 6177, t(2)^2 = 18.5128; scale 1 + 18.5128 / 6177 = 1.002997;
+    # middle (0.71 + 0.0014985) / 1.002997 = 0.709372; half 4.30265 * sqrt(v + 18.5128 / (4 * 6177^2)) / 1.002997
     assert found["arms"]["new"]["means"]["success"] == pytest.approx(
-        {"mean": 0.71, "low": 0.68516, "high": 0.73484}, abs=1e-5)
+        {"mean": 0.71, "low": 0.684560, "high": 0.734184}, abs=1e-5)
     assert len(found["runs"]) == 8 + 6 and found["runs"][0]["sha256"] == "h"
     assert found["figure"] == (
-        "success: new 0.71 [0.685, 0.735], old 0.41 [0.385, 0.435]; new - old = +0.3 [+0.3, +0.3] (3 seeds)")
+        "success: new 0.71 [0.685, 0.734], old 0.41 [0.385, 0.435]; new - old = +0.3 [-0.43, +0.693] (3 seeds)")
 
 
 def test_a_run_without_its_outcome_is_named() -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from polyturn.evaluate import benchmark, stats, tables
+from polyturn.evaluate import benchmark, compare, stats, tables
 from polyturn.evaluate.benchmark import Result, Row
+from polyturn.evaluate.stats import Estimate
+
+
+def chance(mean: float) -> Estimate:
+    return Estimate(mean, mean - 0.125, mean + 0.125, 0.01, 3, 4)
 
 
 def row(values: list[list[float]], errors: int = 0) -> Row:
     return Row(
-        stats.clustered_mean(values), sum(map(len, values)), {1: 0.5, 2: 0.75}, {1: 0.5, 2: 0.25}, {1: 4, 2: 2}, 0.125,
-        errors, 0, 3.25, 41.4, 0.52, {str(i): tuple(task) for i, task in enumerate(values)},
+        stats.bounded_mean(values), sum(map(len, values)), {1: chance(0.5), 2: chance(0.75)},
+        {1: chance(0.5), 2: chance(0.25)}, {1: 4, 2: 2}, 0.125, errors, 0, 3.25, 41.4, 0.52,
+        stops={"done": 4}, failures={"environment": errors} if errors else {},
+        costs={"calls": 3.25, "usd": None, "success_per_1000_tokens": 12.5}, bounded=True,
+        scores={str(i): tuple(task) for i, task in enumerate(values)},
     )
 
 
@@ -33,6 +42,8 @@ def test_json_has_the_promised_keys_and_survives_json() -> None:
             "turns", "tokens", "seconds",
         }
     assert found["environments"]["guess"]["pass_at"] == {"1": 0.5, "2": 0.75}
+    assert found["environments"]["guess"]["pass_at_interval"] == {"1": [0.375, 0.625], "2": [0.625, 0.875]}
+    assert found["mixture"]["costs"] == {"calls": 3.25, "usd": None, "success_per_1000_tokens": 12.5}
     assert found["environments"]["guess"]["mean"] == 0.5
 
 
@@ -42,19 +53,22 @@ def test_json_of_unknown_numbers_is_null() -> None:
 
 
 def test_json_of_a_comparison() -> None:
-    found = tables.as_json(benchmark.paired(TABLE, "stage 1", "base"))
+    found = tables.as_json(compare.paired(TABLE, "stage 1", "base"))
     # Differences 1, 0, 0.5, 0: mean 0.375
     assert found["mixture"]["mean"] == 0.375
     assert found["environments"]["guess"]["better"] == 2
-    assert set(found["mixture"]) == {"mean", "low", "high", "n_tasks", "better", "worse"}
+    assert set(found["mixture"]) == {
+        "mean", "low", "high", "n_tasks", "better", "worse", "unpaired", "p_value", "p_holm",
+    }
+    assert found["mixture"]["p_holm"] == 0.5  # two tasks changed, both to the better: 2 / 2^2
 
 
 def test_text_table_is_aligned_and_complete() -> None:
     text = tables.as_text(tables.cells(TABLE))
     assert text.splitlines() == [
-        "                      guess             mixture  illegal  errors  abstained  turns  tokens  seconds",
-        "base     0.50 [-0.42, 1.42]  0.50 [-0.42, 1.42]    0.125       0          0    3.2      41      0.5",
-        "stage 1   0.88 [0.48, 1.27]   0.88 [0.48, 1.27]    0.125       2          0    3.2      41      0.5",
+        "                     guess            mixture  illegal  errors  abstained  turns  tokens  seconds",
+        "base     0.50 [0.06, 0.94]  0.50 [0.06, 0.94]    0.125       0          0    3.2      41      0.5",
+        "stage 1  0.88 [0.32, 0.99]  0.88 [0.32, 0.99]    0.125       2          0    3.2      41      0.5",
     ]
 
 
@@ -66,9 +80,30 @@ def test_missing_environment_and_unknown_interval_are_shown_as_such() -> None:
 
 
 def test_paired_cells_carry_signs() -> None:
-    lines = tables.paired_cells({"stage 1 - base": benchmark.paired(TABLE, "stage 1", "base")})
-    assert lines[0] == ["paired difference", "guess", "mixture"]
-    assert lines[1][1].startswith("+0.38 [-0.39, +1.14]")  # sd 0.4787 / 2 * 3.1824 = 0.7617
+    lines = tables.paired_cells({"stage 1 - base": compare.paired(TABLE, "stage 1", "base")})
+    assert lines[0] == ["paired difference", "guess", "mixture", "better", "worse", "p (Holm)"]
+    assert lines[1][3:] == ["2", "0", "0.5000"]
+    assert lines[1][1].startswith("+0.38 [")
+
+
+def test_pass_cells_say_how_many_tasks_have_the_trials() -> None:
+    lines = tables.pass_cells(TABLE)
+    assert lines[0] == ["", "pass@1", "pass^1", "tasks 1", "pass@2", "pass^2", "tasks 2"]
+    assert lines[1][4:] == ["0.75 [0.62, 0.88]", "0.25 [0.12, 0.38]", "2"]
+    one = benchmark.Result({}, replace(TABLE["base"].mixture, eligible={1: 4}))
+    assert tables.pass_cells({"one": one}) == []
+
+
+def test_unknown_costs_are_shown_as_such() -> None:
+    shown = dict(zip(*tables.cost_cells(TABLE)[:2], strict=True))
+    assert (shown["calls"], shown["usd"], shown["prompt tokens"]) == ("3.2", "?", "?")
+
+
+def test_what_is_left_out_is_said() -> None:
+    assert tables.left_out(TABLE) == [
+        "stage 1: 2 errors (environment 2) and 0 abstentions are left out, 4 trials rated; none of them counts as a "
+        "failure",
+    ]
 
 
 def test_rich_table_shows_every_cell() -> None:

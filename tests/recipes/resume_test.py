@@ -40,7 +40,10 @@ def numbers(folder: Path) -> list[tuple[str, int, dict[str, float]]]:
 
 def rows(folder: Path) -> dict[str, Any]:
     table = json.loads((folder / "results.json").read_text())["table"]
-    return {row: {k: v for k, v in found["mixture"].items() if k != "seconds"} for row, found in table.items()}
+    return {
+        row: {name: value for name, value in found["mixture"].items() if not name.endswith("seconds")}
+        for row, found in table.items()
+    }
 
 
 def killed_at(folder: Path, process: subprocess.Popen[bytes], iterations: int) -> None:
