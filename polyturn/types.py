@@ -328,6 +328,8 @@ class PolicyInfo:
     template_sha256: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     library: str = ""
+    ends: tuple[int, ...] = ()
+    """The token ids that end a reply; empty = unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyturn.audit import AuditReport, audit_run, leaves
+from polyturn.audit.paths import leaves
+from polyturn.audit.report import AuditReport, audit_run
 from polyturn.errors import BadInput
 from polyturn.record.read import read_credit, read_episodes
 from polyturn.record.table import as_line, read_lines
@@ -157,7 +158,9 @@ def names(report: AuditReport) -> set[str]:
 
 def test_a_clean_run_is_silent(clean: Path) -> None:
     report = audit_run(clean)
-    assert report.faults == [] and report.unchecked == ()
+    assert report.faults == [] and report.updates == 2 and set(report.checks.values()) == {0}
+    assert {line.split(":")[0] for line in report.unchecked} == {
+        "untrained_end, beyond_end", "audit/split", "audit/accumulated", "audit/borrowed"}
     weights = [row["weight"] for row in read_credit(clean)]
     assert report.tokens == sum(int((weight != 0).sum()) for weight in weights) > 100
     assert report.paths == sum(len(e.trajectories) for e in read_episodes(clean)) == 2 * (4 + 4 + 8)
@@ -210,7 +213,7 @@ def test_rows_without_a_version_are_said_to_be_unchecked(clean: Path, tmp_path: 
     folder = tmp_path / "run"
     copytree(clean, folder)
     in_credit(version=None)(folder)
-    assert audit_run(folder).unchecked == ("versions: credit rows name no weights version",)
+    assert "versions: credit rows name no weights version" in audit_run(folder).unchecked
 
 
 SPANS = (Span(-1, np.array([5], np.int32)), Span(0, np.array([6], np.int32), True, np.array([-0.5])),

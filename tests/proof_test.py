@@ -20,7 +20,8 @@ import torch
 
 from polyturn.agents.chat import ChatAgent
 from polyturn.arrays import lay_out
-from polyturn.audit import _episode_faults, audit_run
+from polyturn.audit.paths import path_faults
+from polyturn.audit.report import audit_run
 from polyturn.chat import Chat
 from polyturn.desk import Desk, Log
 from polyturn.learn.learner import Learner
@@ -213,7 +214,7 @@ def test_a_kill_in_the_middle_of_episodes_loses_no_turn(tmp_path: Path) -> None:
         assert span.sampled and span.logprobs is not None
         assert (span.ids.tolist(), span.logprobs.tolist()) == (ids, logprobs)
         assert len(stored(trajectory, turn)[0]) == turn.usage.prompt_tokens + len(ids)
-    assert [fault for e in found.values() for fault in _episode_faults(e)] == []
+    assert [fault for e in found.values() for fault in path_faults(e)] == []
     assert audit_run(tmp_path / "run").faults == []
 
 

@@ -110,6 +110,7 @@ class Tally:
     old_N: FloatArray
     """Log-probabilities before the step."""
     entropy_N: FloatArray
+    heads: dict[str, FloatArray]
 
 
 def make_batch(
@@ -154,9 +155,9 @@ def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:
 
     Raises: NotFinite for a log-probability or a loss that is not finite, before any gradient of its pass.
     """
-    tally = Tally(Counter(), *(np.full(len(batch.tokens), np.nan) for _ in range(2)))
+    tally = Tally(Counter(), *(np.full(len(batch.tokens), np.nan) for _ in range(2)), {})
     node_N = before(batch.tokens)
-    for one in pack(batch.tokens.tree, node_N, limit, _unit_N(batch.tokens, unit_of(loss))):
+    for one in pack(batch.tokens.tree, node_N, limit, unit_numbers(batch.tokens, unit_of(loss))):
         parts = pack(batch.tokens.tree, node_N[one.index_R], limit) if one.nodes > limit else []
         if len(parts) > 1:
             _replay(reader, batch, loss, one, parts, tally)
@@ -167,7 +168,7 @@ def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:
     return tally
 
 
-def _unit_N(tokens: Tokens, unit: str) -> IntArray | None:
+def unit_numbers(tokens: Tokens, unit: str) -> IntArray | None:
     """A number for each token, equal within a unit; None where every token stands alone."""
     if unit == "token":
         return None
@@ -195,6 +196,8 @@ def _evaluate(batch: Batch, loss: Loss, index_N: IntArray, reading: Reading, tal
         gone = learned.logprob_N - learned.old_N
         tally.old_N[index_N] = reading.logprob_N.double().cpu().numpy()
         tally.entropy_N[index_N] = reading.entropy_N.double().cpu().numpy()
+        for name, value_N in reading.heads.items():
+            tally.heads.setdefault(name, np.full(len(batch.tokens), np.nan))[index_N] = value_N.double().cpu().numpy()
         tally.sums.update({
             "loss": found.item(), "entropy": reading.entropy_N.sum().item(),
             "kl_old": (torch.expm1(gone) - gone).sum().item(), **metrics,

@@ -344,7 +344,10 @@ def _spread(tally: Tally, batch: Batch, count: int) -> Measured:
     if "reference_N" in batch.columns:
         reference_N = np.full(count, np.nan)
         reference_N[batch.kept_N] = _numpy(batch.columns["reference_N"])
-    return Measured(old_N, reference_N, entropy_N)
+    heads = {name: np.full(count, np.nan) for name in tally.heads}
+    for name, value_N in tally.heads.items():
+        heads[name][batch.kept_N] = value_N
+    return Measured(old_N, reference_N, entropy_N, heads)
 
 
 def _refuse_broken(tokens: Tokens, column: Mapping[str, FloatArray]) -> None:

@@ -17,17 +17,21 @@ from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_o
 from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
+from polyturn.learn.split import split_gaps
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import token_mean
 from polyturn.policies.local import Local
-from polyturn.protocols import Curriculum, Filter, Policy, Stateful, Verifier
+from polyturn.protocols import Curriculum, Filter, Match, Policy, Stateful, Verifier
 from polyturn.record.credit import Waiver, credit_rows
+from polyturn.rollout.borrowed import borrowed
 from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches, score_with
 from polyturn.types import Episode, FloatArray, Group, all_turns
 
 Metrics = dict[str, float]
+PROBE_EVERY = 10
+"""Iterations between probes of the verifiers."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
         groups = await score_with(verifier, groups, run.recorder)
     stage.curriculum.observe(groups)
     played = time.monotonic()
+    probed = {} if i % PROBE_EVERY else await _borrowed(run, stage, matches, groups)
     kept: Sequence[Group] = groups
     for keep in stage.rule_at(i).filters:
         kept = keep(kept)
@@ -167,7 +172,23 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
         stage.learner.lr = stage.lr(i)
     metrics = learn(run, stage, i, kept)
     stage.learner.publish(stage.model)
-    return {**played_metrics(groups, played - started), **metrics, "loop/seconds": time.monotonic() - started}
+    return {**played_metrics(groups, played - started), **probed, **metrics, "loop/seconds": time.monotonic() - started}
+
+
+async def _borrowed(run: Run, stage: Stage, matches: Sequence[Match], groups: Sequence[Group]) -> Metrics:
+    """``audit/borrowed``: episodes whose score falls when what others said is blanked, over all verifiers."""
+    found: Metrics = {}
+    probes: list[tuple[Verifier, Sequence[Group]]] = [(verifier, groups) for verifier in stage.verifiers]
+    for suite in {id(match.suite): match.suite for match in matches}.values():
+        own = [group for match, group in zip(matches, groups, strict=True) if match.suite is suite]
+        probes += [(suite.verifier, own)] if hasattr(suite, "verifier") else []
+    for verifier, seen in probes:
+        try:
+            found["audit/borrowed"] = found.get("audit/borrowed", 0.0) + await borrowed(verifier, seen)
+        except Exception as error:
+            run.progress.note(f"verifier {verifier.name!r} cannot score episodes in which others said nothing, so it "
+                              f"is not known whether it pays for their words: {type(error).__name__}: {error}")
+    return found
 
 
 def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
@@ -185,15 +206,18 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     version = stage.learner.version
     for _ in range(rule.updates):
         metrics = stage.learner.update(tokens, measured, advantage_N, weight_N, rule.loss, target_N=target_N)
-    read = stage.learner.last if measured is None else measured
-    assert read is not None
+    last = stage.learner.last
+    assert last is not None
+    read = last if measured is None else measured
+    columns = {"advantage_N": advantage_N, "weight_N": weight_N, "target_N": target_N}
+    gaps = split_gaps(rule.loss, tokens, measured, last, columns, metrics["learner/loss"])
     _tell(rule.loss, replace(turns, measured=read))
     waiver: Waiver = "demonstrations" if rule.demonstrations else ""
     rows = credit_rows(
         tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
     )
     run.recorder.credit(i, rows)
-    return {**metrics, "credit/zero_groups": zero_groups(tokens, advantage_N)}
+    return {**metrics, **gaps, "credit/zero_groups": zero_groups(tokens, advantage_N)}
 
 
 def zero_groups(tokens: Tokens, advantage_N: FloatArray) -> float:

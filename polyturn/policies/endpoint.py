@@ -132,7 +132,7 @@ class Endpoint:
         told = {"server": self.connection.url, "model": self.model, "dialect": self.dialect, **self.extras}
         return PolicyInfo(
             self.name, "endpoint", sampling=told, tokenizer_sha256=chat.tokenizer_sha256 if chat else "",
-            template_sha256=chat.template_sha256 if chat else "",
+            template_sha256=chat.template_sha256 if chat else "", ends=tuple(sorted(chat.stop_ids)) if chat else (),
         )
 
     def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:

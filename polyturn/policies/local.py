@@ -126,7 +126,7 @@ class Local:
             self.name, "model", self.version, self._hash_weights(), self.chat.tokenizer_sha256,
             self.chat.template_sha256,
             {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic},
-            f"torch {torch.__version__}",
+            f"torch {torch.__version__}", tuple(sorted(self.chat.stop_ids)),
         )
 
     def _hash_weights(self) -> str:

@@ -24,6 +24,7 @@ from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
 from polyturn.learn.run import Run
+from polyturn.learn.split import split_gaps
 from polyturn.losses.learned import Loss
 from polyturn.methods.learning.archer import (
     Ring,
@@ -279,10 +280,12 @@ class Work:
         version = self.actor.version
         metrics = self.actor.update(tokens, None, advantage_N, weight_N, loss)
         assert self.actor.last is not None
+        columns = {"advantage_N": advantage_N, "weight_N": weight_N}
+        gaps = split_gaps(loss, tokens, None, self.actor.last, columns, metrics["learner/loss"])
         rows = credit_rows(tokens, self.actor.last, advantage_N, weight_N, stage=STAGE, version=version)
         self.run.recorder.credit(i, rows)
         self.actor.publish(self.model)
-        return {**metrics, "actor/advantage": float(worth_R.mean())}
+        return {**metrics, **gaps, "actor/advantage": float(worth_R.mean())}
 
     async def rate(self) -> None:
         """The held-out games."""

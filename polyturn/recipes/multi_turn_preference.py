@@ -24,6 +24,7 @@ from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
 from polyturn.learn.run import Run
+from polyturn.learn.split import split_gaps
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import group_mean, token_mean, trajectory_mean
@@ -273,6 +274,9 @@ class _Work:
             mean = chosen_tokens(advantage_N, weight_N, tokens.group_N)
             loss = m_dpo(beta=settings.beta, nll=settings.nll, tokens=mean)
         metrics = learner.update(tokens, measured, advantage_N, weight_N, loss)
+        assert learner.last is not None
+        columns = {"advantage_N": advantage_N, "weight_N": weight_N}
+        metrics |= split_gaps(loss, tokens, measured, learner.last, columns, metrics["learner/loss"])
         waiver: Waiver = "observations" if settings.arm == "single_turn_dpo" else ""
         rows = credit_rows(
             tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waiver=waiver)

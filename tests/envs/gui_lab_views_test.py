@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from polyturn.agents.chat import AnswerAgent
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, AppSpec, make_app
 from polyturn.envs.gui_lab.drawing import PAPER, VEIL, drawn, png, shown_size
 from polyturn.envs.gui_lab.env import Look

@@ -13,7 +13,7 @@ import torch
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.arrays import Tokens, Tree, Turns
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.errors import NotTrainable
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner

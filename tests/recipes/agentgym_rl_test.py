@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.learn.curriculum import steps_of
 from polyturn.learn.run import Run
 from polyturn.policies.tiny import open_model

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.learn.run import Run
 from polyturn.policies.tiny import open_model
 from polyturn.progress import make_progress

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.envs.best_price import best_price, market
 from polyturn.learn.run import Run
 from polyturn.methods.agents.codeact import SPACES, Space

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.errors import BadInput
 from polyturn.learn import checkpoint
 from polyturn.learn.run import Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.errors import UnknownName
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.learn.run import Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.cli.study import study_of
 from polyturn.errors import BadInput
 from polyturn.learn.run import Run

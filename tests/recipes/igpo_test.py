@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress
 from polyturn.recipes.igpo import STUDY, Settings, held_out, imperfect, main, suite_of, text, texts_of

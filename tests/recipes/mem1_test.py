@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.contexts.keep import Keep
 from polyturn.envs.composition import by_position
 from polyturn.envs.lookup import DRAWERS

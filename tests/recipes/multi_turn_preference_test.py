@@ -13,7 +13,7 @@ import pytest
 
 from polyturn.agents.chat import AnswerAgent
 from polyturn.arrays import as_turns, lay_out
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.envs.arithmetic import Arithmetic, arithmetic
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.cli.policy import model_folder
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.record.read import read_credit, read_episodes, read_metrics
 from tests.policies.tiny import tiny_folder
 

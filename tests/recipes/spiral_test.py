@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.learn import checkpoint
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress

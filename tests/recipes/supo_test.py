@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.audit import audit_run
+from polyturn.audit.report import audit_run
 from polyturn.contexts.summary import Summary
 from polyturn.contexts.window import Fit
 from polyturn.envs.lookup import DRAWERS, hunt_rules, key_hunt, syllables
