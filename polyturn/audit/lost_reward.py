@@ -37,9 +37,9 @@ def lost_reward(update: Update) -> Iterator[Finding]:
 
 
 def _stands_out_B(update: Update) -> BoolArray:
-    """True where a trajectory's total differs from 0 and from the mean of its group and seat in every channel, so that it
-    does not matter which of them the credit was made of. A verifier that also pays by turn (channels ``name/...``) is no
-    such channel."""
+    """True where a trajectory's total differs from 0 and from the mean of its group and seat in every channel, so that
+    it does not matter which of them the credit was made of. A verifier that also pays by turn (channels ``name/...``)
+    is no such channel."""
     turns = update.turns
     by_turn = {name.split("/")[0] for name in turns.channels if "/" in name}
     whole = [c for c, name in enumerate(turns.channels) if "/" not in name and name not in by_turn]
@@ -49,7 +49,7 @@ def _stands_out_B(update: Update) -> BoolArray:
     found_B = np.zeros(len(turns.group_B), np.bool_)
     for key in range(int(key_B.max(initial=-1)) + 1):
         members = np.flatnonzero((key_B.reshape(-1) == key) & turns.valid_B)
-        if len(members) and len(whole):
+        if len(members) and whole:
             total_CM = total_CB[:, members]
             off_CM = np.abs(total_CM - total_CM.mean(axis=1, keepdims=True))
             found_B[members] = ((off_CM > 1e-9) & (np.abs(total_CM) > 1e-9)).all(axis=0)
