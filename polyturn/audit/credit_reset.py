@@ -14,7 +14,7 @@ import numpy as np
 
 from polyturn.audit.found import fault
 from polyturn.audit.update import Update
-from polyturn.types import Finding
+from polyturn.types import Finding, FloatArray
 
 FEWEST = 3
 """Turns that must be seen before anything is said."""
@@ -52,6 +52,6 @@ def credit_reset(update: Update) -> Iterator[Finding]:
                     "credit for its own reward alone")
 
 
-def _differ(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+def _differ(values: FloatArray) -> bool:
     """Whether two of the numbers differ by more than rounding."""
     return len(values) > 1 and bool(np.ptp(values) > 1e-9 * max(1.0, float(np.abs(values).max())))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyturn.audit.found import fault
 from polyturn.audit.update import Update, info_of
@@ -45,7 +46,7 @@ def beyond_end(update: Update) -> Iterator[Finding]:
                         "the one that ends the reply: a template, a tool or a user wrote them, not the model")
 
 
-def _turns(update: Update) -> Iterator[tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]]:
+def _turns(update: Update) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Trajectory and the sampled tokens of each turn, in order."""
     tokens = update.tokens
     index = np.flatnonzero(tokens.sampled_N)

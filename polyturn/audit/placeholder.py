@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyturn.arrays import BoolArray
 from polyturn.audit.found import fault
@@ -40,10 +41,11 @@ def placeholder_logprobs(update: Update) -> Iterator[Finding]:
                         f"{update.old_N[index[bad]].mean():.4g} on average: a placeholder, never measured")
 
 
-def _filled_in(update: Update, index: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> BoolArray:
+def _filled_in(update: Update, index: NDArray[np.int64]) -> BoolArray:
     """Of the tokens of one span, those with a placeholder."""
     said, old = update.tokens.behavior_N[index], update.old_N[index]
     zero = (said == 0) & (old < -CERTAIN)
     different = len(np.unique(update.tokens.id_N[index])) >= SAME and float(np.ptp(old)) > CERTAIN
     constant = np.full(len(index), different and bool((said == said[0]).all()) and said[0] != 0, np.bool_)
-    return zero | constant
+    filled: BoolArray = zero | constant
+    return filled

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyturn.advantages.group import counted_B, spoken_BK
+from polyturn.arrays import BoolArray
 from polyturn.audit.found import fault
 from polyturn.audit.paths import leaves
 from polyturn.audit.update import Update
@@ -59,22 +61,21 @@ def _rows_B(update: Update) -> Mapping[str, FloatArray]:
         "turns": spoken_B, "kept turns": turns.kept_BK.sum(axis=1), "trajectories": (spoken_B > 0).astype(np.int64),
         "contexts": np.array([len(leaves(source.trajectory)) for source in sources], np.int64),
     }
-    return {name: np.bincount(turns.root_B, count_B, len(sources)) for name, count_B in per.items()}
+    return {name: np.bincount(turns.root_B, count_B, len(sources)).astype(np.float64) for name, count_B in per.items()}
 
 
 def _tokens_B(update: Update) -> FloatArray:
     return np.bincount(update.tokens.trajectory_N, update.held_N, len(update.tokens.trajectories)).astype(np.float64)
 
 
-def _sets(update: Update, counts: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Iterator[np.ndarray[
-        tuple[int, ...], np.dtype[np.int64]]]:
-    """The members of each group and seat, and those of the whole batch."""
+def _sets(update: Update, counts: BoolArray) -> Iterator[NDArray[np.int64]]:
+    """The members of each group and seat."""
     turns = update.turns
     for group, seat in sorted(set(zip(turns.group_B.tolist(), turns.seat_B.tolist(), strict=True))):
         yield np.flatnonzero(counts & (turns.group_B == group) & (turns.seat_B == seat))
 
 
-def _mean(total_B: FloatArray, weight_B: FloatArray, members: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float:
+def _mean(total_B: FloatArray, weight_B: FloatArray, members: NDArray[np.int64]) -> float:
     weight = weight_B[members]
     return float((total_B[members] * weight).sum() / max(float(weight.sum()), 1e-12))
 

@@ -155,7 +155,7 @@ def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:
 
     Raises: NotFinite for a log-probability or a loss that is not finite, before any gradient of its pass.
     """
-    tally = Tally(Counter(), *(np.full(len(batch.tokens), np.nan) for _ in range(2)), {})
+    tally = Tally(Counter(), np.full(len(batch.tokens), np.nan), np.full(len(batch.tokens), np.nan), {})
     node_N = before(batch.tokens)
     for one in pack(batch.tokens.tree, node_N, limit, unit_numbers(batch.tokens, unit_of(loss))):
         parts = pack(batch.tokens.tree, node_N[one.index_R], limit) if one.nodes > limit else []

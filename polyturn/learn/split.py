@@ -7,6 +7,9 @@ takes a mean of what it sees learns something else with every size of micro-batc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +19,7 @@ from polyturn.learn.gradient import Batch, Reading, make_batch, unit_numbers
 from polyturn.losses.learned import Loss, unit_of
 from polyturn.types import FloatArray, IntArray
 
-Columns = dict[str, FloatArray | None]
+Columns: TypeAlias = Mapping[str, FloatArray | None]
 
 
 def split_gaps(
