@@ -5,27 +5,40 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from polyturn.cli.parse import Parser, check_flags, not_negative, positive, print_json
+from polyturn.cli.parse import Parser, check_flags, finite, not_negative, positive, print_json, whole
+from polyturn.errors import BadInput
 
 if TYPE_CHECKING:
     from polyturn.cli.policy import Means
     from polyturn.evaluate.benchmark import Result
     from polyturn.protocols import Match
+    from polyturn.record.write import RunRecorder
 
 EXAMPLES = (
     "polyturn eval guess_the_number --policy random -n 4", "polyturn eval quickstart --policy base --json",
     "polyturn eval quickstart --policy runs/quickstart-20260101-120000",
     "polyturn eval tic_tac_toe --policy http://localhost:8000/v1 --model Qwen/Qwen3-8B",
+    "polyturn eval --resume runs/eval-tic_tac_toe-20260101-120000",
 )
+RECIPE = "eval"
+"""What stands for a recipe in the folder of an evaluation."""
+PLACES = ("runs", "folder", "resume", "json")
+"""Flags that say where, not what."""
 
 
 def command(name: str, arguments: list[str]) -> int:
-    """Plays, scores and prints the rows."""
+    """Plays, records, scores and prints the rows."""
     parser = _parser()
     asked, settings = parser.parse_known_args(arguments)
+    if asked.resume:
+        asked, settings = resumed(asked, arguments)
+    elif asked.subject is None:
+        raise BadInput("no environment or recipe given; polyturn envs lists them")
     if settings:
         from polyturn.cli.recipe import flags, is_recipe, load
 
@@ -37,19 +50,40 @@ def command(name: str, arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("eval", "Evaluate a policy on an environment (name or .py file) or on a recipe's held-out tasks. "
-                    "Ends with 3 where every episode broke.", EXAMPLES)
-    parser.add_argument("subject", metavar="SUBJECT", help="an environment or a recipe; for a recipe its settings too")
+    parser = Parser("eval", "Evaluate a policy on an environment (name or .py file) or on a recipe's held-out tasks, "
+                    "recorded in a run folder. Ends with 3 where every episode broke.", EXAMPLES)
+    parser.add_argument("subject", metavar="SUBJECT", nargs="?",
+                        help="an environment or a recipe; for a recipe its settings too")
     parser.add_argument("--policy", default="base", help="base, random, null, oracle, a run or model folder, address")
     parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")
     parser.add_argument("--tasks", type=positive, help="tasks of each environment (all held-out ones)")
     parser.add_argument("--split", help="for an environment: other tasks than the held-out ones, such as train")
+    parser.add_argument("--retries", type=whole, default=0, help="how often an episode that broke is played again (0)")
     add_sampling(parser)
     add_means(parser)
     parser.add_argument("--concurrency", type=positive, default=64, help="episodes that run together (64)")
     parser.add_argument("--deterministic", action="store_true", help="same episodes every time; slower")
+    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where run folders are made (runs)")
+    parser.add_argument("--folder", metavar="FOLDER", help="this evaluation's own folder, new or empty")
+    parser.add_argument("--resume", metavar="RUN", help="play what an evaluation that was broken off still lacks, and "
+                        "what broke")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     return parser
+
+
+def resumed(asked: argparse.Namespace, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What an evaluation was begun with. Raises: BadInput for another folder, or where more is asked for."""
+    from polyturn.record.run import read_info
+
+    if set(arguments) - {"--resume", asked.resume, "--json"}:
+        raise BadInput("--resume takes the evaluation's own settings; leave out all but --json")
+    info = read_info(Path(asked.resume))
+    if info.recipe != RECIPE:
+        raise BadInput(f"{asked.resume} is a run of {info.recipe}, not an evaluation; polyturn run --resume goes "
+                       "on with it")
+    begun = dict(info.settings)
+    flags = [str(flag) for flag in begun.pop("flags")]
+    return argparse.Namespace(**{**vars(asked), **begun, "folder": asked.resume}), flags
 
 
 def add_sampling(parser: Parser) -> None:
@@ -81,10 +115,11 @@ Reports: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports]:
-    """The result of the asked policy on the asked subject, and what the suites report."""
+    """The result of the asked policy on the asked subject, and what the suites report; all of it is recorded."""
     from polyturn.cli.policy import check_policy, open_policy, seated
     from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
+    from polyturn.evaluate.recorded import EVALUATE, played
     from polyturn.progress import make_progress
     from polyturn.rollout.pool import Pool
     from polyturn.types import Episode, Sampling
@@ -93,25 +128,65 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask,
                    split=asked.split)
-    matches = seated(asked.policy, exam.matches)
+    before = played(Path(asked.folder)) if asked.resume else {}
+    matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
-    progress.stage(f"eval {asked.subject} with {asked.policy}", sum(match.rollouts for match in matches))
+    recorder = recorder_of(asked, settings)
+    count = sum(match.rollouts for match in matches)
+    progress.stage(f"eval {asked.subject} with {asked.policy}", count - len(before))
     done = iter(range(sys.maxsize))
 
     def finished(episode: Episode) -> None:
         progress.sample(episode)
         progress.iteration(next(done), {})
 
-    try:
-        pool = Pool(asked.concurrency)
-        outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, finished=finished, pool=pool)
-        return outcome, reports_of(matches, outcome)
-    finally:
-        progress.close()
-        await closed(policy)
-        for suite in {id(match.suite): match.suite for match in matches}.values():
-            await suite.close()
+    with recorder:
+        try:
+            pool = Pool(asked.concurrency, asked.retries)
+            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder, pool=pool,
+                                     finished=finished, done=before)
+            found = outcome, reports_of(matches, outcome)
+        finally:
+            progress.close()
+            await closed(policy)
+            for suite in {id(match.suite): match.suite for match in matches}.values():
+                await suite.close()
+    write_results(Path(recorder.folder), asked, *found)
+    asked.folder = str(recorder.folder)
+    return found
+
+
+def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
+    """A recorder on the folder that was asked for, or a new one."""
+    from polyturn.cli.run import unused
+    from polyturn.record.write import open_run
+
+    if asked.resume:
+        return open_run(asked.folder, resume=True)
+    named = f"{RECIPE}-{Path(asked.subject).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(asked.folder) if asked.folder else unused(Path(asked.runs) / named)
+    settings = {name: value for name, value in vars(asked).items() if name not in PLACES}
+    return open_run(folder, recipe=RECIPE, settings={**settings, "flags": list(flags)},
+                    seeds={"deterministic": asked.deterministic})
+
+
+def write_results(folder: Path, asked: argparse.Namespace, outcome: Result, reports: Reports) -> None:
+    """``results.json``: what ``--json`` prints."""
+    import json
+
+    from polyturn.record.run import write_whole
+
+    text = json.dumps(finite(as_object(asked, outcome, reports)), ensure_ascii=False, sort_keys=True)
+    write_whole(folder / "results.json", f"{text}\n".encode())
+
+
+def as_object(asked: argparse.Namespace, outcome: Result, reports: Reports) -> dict[str, Any]:
+    """The outcome as JSON values."""
+    from polyturn.evaluate.tables import as_json
+
+    more = {"reports": reports} if reports else {}
+    return {"subject": asked.subject, "policy": asked.policy, **as_json(outcome), **more}
 
 
 def reports_of(matches: Sequence[Match], outcome: Result) -> Reports:
@@ -134,13 +209,16 @@ async def closed(policy: Any) -> None:
 
 
 def show(asked: argparse.Namespace, outcome: Result, reports: Reports) -> None:
-    """Prints the rows and reports, as a table or as one JSON object."""
-    from polyturn.evaluate.tables import as_json, as_text, cells
+    """Prints the rows and reports, as tables or as one JSON object."""
+    from polyturn.evaluate.tables import as_text, cells, cost_cells, left_out, pass_cells
 
     if asked.json:
-        more = {"reports": reports} if reports else {}
-        print_json({"subject": asked.subject, "policy": asked.policy, **as_json(outcome), **more})
-    else:
-        print(as_text(cells({asked.policy: outcome})))
-        for name, values in reports.items():
-            print(f"{name}: " + ", ".join(f"{part} {value:.3g}" for part, value in values.items()))
+        print_json({**as_object(asked, outcome, reports), "run": asked.folder})
+        return
+    table = {asked.policy: outcome}
+    print("\n\n".join(as_text(rows) for rows in (cells(table), pass_cells(table), cost_cells(table)) if rows))
+    for line in left_out(table):
+        print(line)
+    print(f"run folder: {asked.folder}")
+    for name, values in reports.items():
+        print(f"{name}: " + ", ".join(f"{part} {value:.3g}" for part, value in values.items()))

@@ -36,6 +36,7 @@ DONE, FOUND, BAD_INPUT, PART_FAILED, RUN_FAILED, FAULT, INTERRUPTED, TERMINATED 
 COMMANDS = {
     "run": ("run", "run a recipe: train, then print its table"),
     "eval": ("evaluate", "evaluate a policy on an environment or on a recipe's held-out tasks"),
+    "compare": ("compare", "compare results of runs, paired by task, from their folders"),
     "play": ("play", "watch episodes of an environment, or take a seat yourself"),
     "study": ("study", "compare the arms of a recipe over seeds"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),

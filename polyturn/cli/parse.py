@@ -81,6 +81,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 on, for ``type=``."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def not_negative(text: str) -> float:
     """A finite number from 0 on, for ``type=``."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -98,23 +98,26 @@ def _on_server(address: str, server: Means) -> Policy:
                     spend_limit_usd=server.spend_limit_usd)
 
 
-def seated(policy: str, matches: Sequence[Match]) -> list[Match]:
-    """The matches with the judged policy in its seats: scripted players for ``random``, ``null`` and ``oracle``."""
+def seated(policy: str, matches: Sequence[Match], done: Collection[tuple[int, int]] = ()) -> list[Match]:
+    """The matches with the judged policy in its seats: scripted players for ``random``, ``null`` and ``oracle``.
+
+    ``done`` = (place of the match, trial) of what will not be played, so that the other trials draw what they would.
+    """
     if policy not in ("random", "null", "oracle"):
         return list(matches)
-    return [_scripted(policy, match) for match in matches]
+    return [_scripted(policy, match, [t for i, t in done if i == place]) for place, match in enumerate(matches)]
 
 
-def _scripted(policy: str, match: Match) -> Match:
+def _scripted(policy: str, match: Match, done: Collection[int]) -> Match:
     cast = dict(match.cast)
     for seat, player in match.cast.items():
         if player.policy == MAIN:
-            cast[seat] = Player(_agents(policy, match, seat), MAIN)
+            cast[seat] = Player(_agents(policy, match, seat, done), MAIN)
     return replace(match, cast=cast)
 
 
-def _agents(policy: str, match: Match, seat: Seat) -> Callable[[], Agent]:
-    trials: Iterator[int] = count()
+def _agents(policy: str, match: Match, seat: Seat, done: Collection[int]) -> Callable[[], Agent]:
+    trials: Iterator[int] = (trial for trial in count() if trial not in done)
     answer_of(policy, match, seat, 0)
     return lambda: AnswerAgent(answer_of(policy, match, seat, next(trials)))
 

@@ -209,16 +209,16 @@ def result(groups: Sequence[Group], seats: Seats, *, verifier: str | None = None
 async def evaluate(
     matches: Sequence[Match], policies: Mapping[str, Policy], *, policy: str, seats: Seats | None = None,
     label: str = "evaluate", recorder: Recorder | None = None, pool: Pool = Pool(),
-    finished: Callable[[Episode], None] | None = None,
+    finished: Callable[[Episode], None] | None = None, done: Mapping[tuple[str, int], Episode] | None = None,
 ) -> Result:
     """The result of ``policy`` on the matches: played, scored by each suite's verifier, and rated.
 
-    ``seats`` says which seats count (default: those in which ``policy`` sat). ``label``, ``pool`` and ``finished`` are
-    those of :func:`polyturn.rollout.pool.play`. Episodes and scores go to the recorder.
+    ``seats`` says which seats count (default: those in which ``policy`` sat). ``label``, ``pool``, ``finished`` and
+    ``done`` are those of :func:`polyturn.rollout.pool.play`. Episodes and scores go to the recorder.
     Raises: BadInput for no matches, and what :func:`polyturn.rollout.score.score_groups` and :func:`row` raise.
     """
     if not matches:
         raise BadInput("no matches to evaluate on; give at least one")
-    groups = await play(matches, policies, label=label, recorder=recorder, pool=pool, finished=finished)
+    groups = await play(matches, policies, label=label, recorder=recorder, pool=pool, finished=finished, done=done)
     scored = await score_matches(matches, groups, recorder)
     return result(scored, seats or seats_of(policy))

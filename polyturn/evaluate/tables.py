@@ -91,12 +91,15 @@ def pass_cells(table: Table) -> list[list[str]]:
 
 
 def cost_cells(table: Table) -> list[list[str]]:
-    """What a trial used on average; the seats beside the rated ones apart."""
+    """What a trial used on average; the seats beside the rated ones apart. What nobody used or knows has no column, and
+    without any there are no rows."""
     names = {"calls": 1, "tool_calls": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0,
              "model_seconds": 1, "usd": 4, "others_calls": 1, "others_completion_tokens": 0, "others_usd": 4,
              "success_per_1000_tokens": 2}
-    lines = [["a trial uses", *(name.replace("_", " ") for name in names)]]
-    for stage, found in table.items():
+    names = {name: digits for name, digits in names.items()
+             if any(found.mixture.costs.get(name) for found in table.values())}
+    lines = [["a trial uses", *(name.replace("_", " ") for name in names)]] if names else []
+    for stage, found in table.items() if names else ():
         costs = found.mixture.costs
         known = [(costs.get(name), digits) for name, digits in names.items()]
         lines.append([stage, *("?" if value is None else _number(value, digits) for value, digits in known)])

@@ -112,7 +112,7 @@ def _trial(episode: Episode, seat: Seat, verifier: str | None, rated: Collection
     roots = {root_of(t.seat) for t in episode.trajectories}
     return Trial(
         task=episode.task.id, seat=seat, value=value,
-        success=score is not None and value is not None and _succeeded(score.success, value),
+        success=score is not None and value is not None and succeeded(score.success, value),
         stop="error" if broke(episode) else episode.stop.kind,
         failure=episode.stop.reason.split(":", 1)[0] if broke(episode) else "",
         illegal=len(invalid), replies=len({turn.step for turn in played}), turns=len(played),
@@ -147,7 +147,8 @@ def _sampled_tokens(episode: Episode, turn: Turn) -> int:
     return sum(len(trajectory.spans[i].ids) for i in turn.spans) if trajectory is not None else 0
 
 
-def _succeeded(said: bool | None, value: float) -> bool:
+def succeeded(said: bool | None, value: float) -> bool:
+    """Whether a score is a success: the verifier's word, or one (within 1e-6) and more."""
     return value >= SOLVED if said is None else said
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from polyturn.errors import BadInput
 from polyturn.protocols import Match, Policy, Recorder
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.types import Episode, Group
@@ -27,16 +28,20 @@ class Pool:
 async def play(
     matches: Sequence[Match], policies: Mapping[str, Policy], *, label: str = "play", recorder: Recorder | None = None,
     pool: Pool = Pool(), finished: Callable[[Episode], None] | None = None,
+    done: Mapping[tuple[str, int], Episode] | None = None,
 ) -> list[Group]:
     """One group for each match, in order. ``label`` begins the ids of groups and episodes and must be unique in a run.
 
-    ``finished`` is called with each episode as it ends (for progress). Raises what is wrong with a match or with the
+    ``finished`` is called with each episode as it ends (for progress). What stands in ``done`` by group and trial, from
+    an earlier attempt, is not played again; it must be of the same match. Raises what is wrong with a match or with the
     program itself, after the other episodes were stopped; errors inside an episode are data on it.
     """
     gate = asyncio.Semaphore(pool.concurrency)
 
     async def one(index: int, trial: int) -> Episode:
         match, group = matches[index], f"{label}.{index}"
+        if done and (group, trial) in done:
+            return _same(done[group, trial], match)
         async with gate:
             for attempt in range(pool.retries + 1):
                 name = f"{group}.{trial}" + (f"r{attempt}" if attempt else "")
@@ -58,6 +63,13 @@ async def play(
     return [
         tuple(tasks[index, trial].result() for trial in range(match.rollouts)) for index, match in enumerate(matches)
     ]
+
+
+def _same(episode: Episode, match: Match) -> Episode:
+    if (episode.task, episode.seed) != (match.task, match.seed):
+        raise BadInput(f"episode {episode.id} was of task {episode.task.id} and seed {episode.seed}, and is now to be "
+                       f"of {match.task.id} and {match.seed}: what was begun is not what is asked for")
+    return episode
 
 
 def without_errors(groups: Sequence[Group]) -> list[Group]:

@@ -8,11 +8,23 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from polyturn.cli.main import main
+from polyturn.record.read import read_episodes
+from polyturn.record.run import read_info
+from polyturn.record.write import open_run
 
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations are recorded below the folder that one stands in."""
+    monkeypatch.chdir(tmp_path)
+
+
+TOP = Path(__file__).parents[2]
 ROW = {"mean", "low", "high", "n_tasks", "n_trials", "pass_at", "pass_hat", "illegal", "errors", "abstained", "turns",
        "tokens", "seconds"}
 
@@ -26,7 +38,7 @@ def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
 def test_the_oracle_and_the_null_player(capsys: pytest.CaptureFixture[str]) -> None:
     best = outcome(["guess_the_number", "--policy", "oracle", "--tasks", "32"], capsys)
     worst = outcome(["guess_the_number", "--policy", "null", "--tasks", "32"], capsys)
-    assert best.keys() == {"subject", "policy", "environments", "mixture"}
+    assert best.keys() == {"subject", "policy", "environments", "mixture", "run"}
     assert (best["subject"], best["policy"]) == ("guess_the_number", "oracle")
     row = best["environments"]["guess_the_number"]  # type: ignore[index]
     assert row.keys() >= ROW
@@ -48,6 +60,30 @@ def test_a_table_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.out.splitlines()[1].startswith("oracle")
     assert "4/4" in said.err
+    folder = said.out.splitlines()[-1].removeprefix("run folder: ")
+    assert folder.startswith("runs/eval-kuhn_poker_vs_random-") and len(list(read_episodes(folder))) == 4
+
+
+def test_an_evaluation_is_recorded_and_goes_on_where_it_broke_off(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["guess_the_number", "--policy", "random", "--tasks", "6", "-n", "2"]
+    whole = outcome([*arguments, "--folder", "whole"], capsys)
+    assert whole["run"] == "whole" and read_info(Path("whole")).settings["tasks"] == 6
+    written = json.loads(Path("whole/results.json").read_bytes())
+    assert written["environments"] == whole["environments"]
+    # The same, killed after five episodes: neither scores nor the rest were written.
+    assert main(["eval", *arguments, "--folder", "cut"]) == 0
+    for table, lines in (("episodes", 5), ("scores", 0)):
+        path = Path(f"cut/{table}.jsonl")
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    assert main(["compare", "cut"]) == 2
+    capsys.readouterr()
+    assert main(["eval", "--resume", "cut", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "7/7" in said.err and "12/12" not in said.err
+    found = json.loads(said.out.splitlines()[-1])
+    for name in ("mean", "pass_hat", "illegal", "turns", "costs"):
+        assert found["mixture"][name] == whole["mixture"][name]  # type: ignore[index]
+    assert len(list(read_episodes("cut"))) == 12
 
 
 def test_another_split_and_what_the_suite_reports(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +108,11 @@ def test_a_recipes_held_out_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     (["tic_tac_toe", "--policy", "null", "--split", "tset"], "did you mean 'test'"),
     (["tic_tac_toe", "--policy", "null", "--split", "train"], "does not end; say how many with --tasks"),
     (["quickstart", "--policy", "null", "--split", "train"], "leave out --split"),
+    ([], "no environment or recipe given"), (["--resume", "nowhere"], "is no run folder"),
+    (["--resume", "other"], "not an evaluation"), (["tic_tac_toe", "--resume", "other"], "leave out all but --json"),
 ])
 def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    open_run("other", recipe="quickstart").close()
     assert main(["eval", *arguments]) == 2
     assert said in capsys.readouterr().err
 
@@ -108,13 +147,14 @@ def address() -> Iterator[str]:
     server.server_close()
 
 
-def test_evaluating_a_server_loads_no_torch(address: str) -> None:
+def test_evaluating_a_server_loads_no_torch(address: str, tmp_path: Path) -> None:
     script = (
         "import sys; from polyturn.cli.main import main; "
-        f"code = main(['eval', 'tic_tac_toe', '--policy', '{address}', '--model', 'small', '--tasks', '2', '--json']); "
+        f"code = main(['eval', 'tic_tac_toe', '--policy', '{address}', '--model', 'small', '--tasks', '2', '--json', "
+        f"'--runs', {str(tmp_path)!r}]); "
         "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=TOP)
     row, state = done.stdout.splitlines()[-2:]
     assert state == "0 False False", done.stderr
     found = json.loads(row)["mixture"]

@@ -31,7 +31,8 @@ def test_a_scaffolded_environment_plays(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["new", "env", "sums", "--into", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert f"polyturn play {tmp_path / 'sums.py'} --policy oracle" in said
-    assert main(["eval", str(tmp_path / "sums.py"), "--policy", "oracle", "--tasks", "4", "--json"]) == 0
+    assert main(["eval", str(tmp_path / "sums.py"), "--policy", "oracle", "--tasks", "4", "--json", "--runs",
+                 str(tmp_path / "runs")]) == 0
     row = json.loads(capsys.readouterr().out)["environments"]["sums"]
     assert (row["mean"], row["illegal"]) == (1.0, 0.0)
 

@@ -34,10 +34,10 @@ async def test_the_environment_keeps_its_contract() -> None:
 
 
 @pytest.mark.parametrize("policy", ["oracle", "null"])
-def test_it_plays_and_is_rated(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_plays_and_is_rated(policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["play", str(NIM), "--policy", policy]) == 0
     assert "stones. Take 1, 2 or 3" in capsys.readouterr().out
-    assert main(["eval", str(NIM), "--policy", policy, "--tasks", "16", "--json"]) == 0
+    assert main(["eval", str(NIM), "--policy", policy, "--tasks", "16", "--json", "--runs", str(tmp_path)]) == 0
     row = json.loads(capsys.readouterr().out)["environments"]["nim"]
     assert (row["mean"] > 0.8, row["illegal"]) == ((True, 0.0) if policy == "oracle" else (False, 1.0))
 
@@ -50,7 +50,7 @@ def test_it_trains_and_the_run_is_audited(tmp_path: Path, capsys: pytest.Capture
     assert main(["audit", folder, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] > 0 and found["faults"] == []
-    assert main(["eval", str(NIM), "--policy", folder, "--tasks", "2", "--json"]) == 0
+    assert main(["eval", str(NIM), "--policy", folder, "--tasks", "2", "--json", "--runs", str(tmp_path)]) == 0
 
 
 def test_it_trains_from_python(tmp_path: Path) -> None:

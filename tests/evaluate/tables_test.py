@@ -96,7 +96,12 @@ def test_pass_cells_say_how_many_tasks_have_the_trials() -> None:
 
 def test_unknown_costs_are_shown_as_such() -> None:
     shown = dict(zip(*tables.cost_cells(TABLE)[:2], strict=True))
-    assert (shown["calls"], shown["usd"], shown["prompt tokens"]) == ("3.2", "?", "?")
+    assert shown == {"a trial uses": "base", "calls": "3.2", "success per 1000 tokens": "12.50"}
+    priced = benchmark.Result({}, replace(TABLE["base"].mixture, costs={"calls": 3.25, "usd": 0.125}))
+    lines = tables.cost_cells({**TABLE, "priced": priced})
+    assert [line[2] for line in lines] == ["usd", "?", "?", "0.1250"]
+    free = benchmark.Result({}, replace(TABLE["base"].mixture, costs={"calls": 0.0, "usd": None}))
+    assert tables.cost_cells({"free": free}) == []
 
 
 def test_what_is_left_out_is_said() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from polyturn.agents.chat import ChatAgent
-from polyturn.errors import UnknownName
+from polyturn.errors import BadInput, UnknownName
 from polyturn.programs import ProgramSuite, Table, as_env
 from polyturn.protocols import Match, Player, Spec
 from polyturn.rollout.pool import Pool, alive, play, without_errors
@@ -46,6 +46,18 @@ def fingerprint(groups: list[Group]) -> list[Any]:
         (e.id, e.group, e.trial, e.final_sha256, [s.ids.tolist() for t in e.trajectories for s in t.spans])
         for group in groups for e in group
     ]
+
+
+async def test_what_was_played_before_is_not_played_again() -> None:
+    (whole,) = await play(matches(1), {"main": BytePolicy()})
+    ended: list[str] = []
+    done = {("play.0", 1): whole[1]}
+    (again,) = await play(matches(1), {"main": BytePolicy()}, finished=lambda e: ended.append(e.id), done=done)
+    assert again[1] is whole[1] and sorted(ended) == ["play.0.0", "play.0.2"]
+    assert fingerprint([again]) == fingerprint([whole])
+    with pytest.raises(ExceptionGroup) as caught:
+        await play(matches(2), {"main": BytePolicy()}, done={("play.1", 0): whole[0]})
+    assert caught.group_contains(BadInput, match="what was begun is not what is asked for")
 
 
 async def test_groups_come_in_order_and_do_not_depend_on_the_concurrency() -> None:

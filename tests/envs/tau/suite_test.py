@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,9 +272,9 @@ def test_the_scripted_user_opens_with_its_reason_and_ends_when_answered() -> Non
     ("tau_retail", "null", 0.0),
 ])
 def test_the_command_gives_the_figures_that_are_listed(
-    name: str, policy: str, mean: float, capsys: pytest.CaptureFixture[str]
+    name: str, policy: str, mean: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["eval", name, "--policy", policy, "--json"]) == 0
+    assert main(["eval", name, "--policy", policy, "--runs", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     row = next(iter(found["environments"].values()))
     assert row["mean"] == mean == next(entry for entry in envs() if entry["name"] == name)[policy]
