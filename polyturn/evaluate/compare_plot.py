@@ -40,7 +40,8 @@ def plot(table: Table, comparisons: Mapping[str, Paired], baseline: str) -> str:
     style = "".join(f".c{i}{{stroke:{c};fill:{c}}}" for i, c in enumerate(COLOURS))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}" '
             f'role="img" aria-label="{escape(", ".join(table))}"><style>{style}'
-            '.grid{stroke:#e3e5e8}.zero{stroke:#6a7280}.range{stroke-width:2.4}text{font:12px system-ui,sans-serif;fill:#1d2129;stroke:none}'
+            '.grid{stroke:#e3e5e8}.zero{stroke:#6a7280}.range{stroke-width:2.4}'
+            'text{font:12px system-ui,sans-serif;fill:#1d2129;stroke:none}'
             f'.tick{{font-size:10px;fill:#6a7280}}.head{{font-weight:600}}</style>'
             f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n')
 
