@@ -49,8 +49,6 @@ from polyturn.seeds import derive
 from polyturn.tools.sandbox.interpreter import Sandbox
 from polyturn.types import Group, Limits, Message, Sampling, Task, assistant, user
 
-TINY_SHAPE = {"initializer_range": 0.08}
-"""First weights of a tiny model, chosen on seed 100: it has to learn to copy names from the question."""
 AGENT = frozenset({"agent"})
 STUDY = Study(
     outcome="success_many", arms={"code": {"arm": "code"}, "text": {"arm": "text"}}, baseline="text",
@@ -122,7 +120,7 @@ async def main(settings: Settings, run: Run) -> None:
         run.keep(isolation=await sandbox.open())
     model = open_model(
         settings.model, texts, seed=settings.seed, dtype="float32" if run.deterministic else settings.dtype,
-        deterministic=run.deterministic, lora=settings.lora or None, progress=run.progress.note, shape=TINY_SHAPE,
+        deterministic=run.deterministic, lora=settings.lora or None, progress=run.progress.note,
     )
     work = _Work(settings, run, model)
     try:

@@ -49,8 +49,6 @@ from polyturn.seeds import derive
 from polyturn.types import Episode, Sampling, Seat, Task
 
 ARMS = ("none", "reminders")
-SHARP = 0.1
-"""Deviation of the tiny model's first weights, so that its attention is not uniform."""
 STUDY = Study(
     outcome="kl", baseline="none", higher=False, arms={arm: {"arm": arm} for arm in ARMS}, more=("kept", "js"),
     fixed={"model": "tiny", "warm_updates": 20, "reply_tokens": 12},
@@ -104,7 +102,6 @@ async def main(settings: Settings, run: Run) -> None:
     dtype: Any = "float32" if run.deterministic else settings.dtype
     opened = partial(
         open_model, seed=settings.seed, dtype=dtype, deterministic=run.deterministic,
-        shape={"initializer_range": SHARP},
     )
     model = opened(settings.model, texts)
     if model.warning:

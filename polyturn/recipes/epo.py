@@ -128,9 +128,12 @@ def text(results: Mapping[str, Any]) -> str:
     found = results.get("outcome")
     if found is None:
         return "no result: the run did not come to its end"
-    return (
-        f"success on held-out tasks {results['before']:.3f} -> {found['success']:.3f}; entropy of a token "
-        f"{found['entropy_last']:.3f} nats at the end, standard deviation over iterations {found['entropy_std']:.3f}"
+    said = f"success on held-out tasks {results['before']:.3f} -> {found['success']:.3f}; "
+    if "entropy_last" not in found:
+        return said + "no token was trained: the plays of every task scored alike"
+    return said + (
+        f"entropy of a token {found['entropy_last']:.3f} nats at the end, standard deviation over iterations "
+        f"{found['entropy_std']:.3f}"
     )
 
 

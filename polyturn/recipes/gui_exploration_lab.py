@@ -50,8 +50,6 @@ from polyturn.seeds import derive
 from polyturn.types import Episode, Group, Sampling, Task
 
 Arm = Literal["sft", "st_rl", "mt_rl"]
-INITIAL = 0.08
-"""Standard deviation of a tiny model's first weights; with the usual 0.02, looking up and copying take longer."""
 ORDER = ("sft", "sft_longer", "st_rl", "mt_rl")
 STUDY = Study(
     outcome="success", baseline="sft",
@@ -132,7 +130,7 @@ def model_of(settings: Settings, lab: GuiLab, run: Run) -> Local:
     """The policy; a tiny one begins with larger weights than usual, since it must learn to look up and to copy."""
     return open_model(
         settings.model, lambda: texts(lab), seed=settings.seed, deterministic=run.deterministic,
-        progress=run.progress.note, shape={"initializer_range": INITIAL},
+        progress=run.progress.note,
     )
 
 

@@ -96,7 +96,6 @@ async def main(settings: Settings, run: Run) -> None:
     """Tables of the untrained, the imitating and the trained model, and of the scripted state writer for the memory."""
     model = open_model(
         settings.model, texts, seed=settings.seed, deterministic=run.deterministic, progress=run.progress.note,
-        shape={"initializer_range": 0.08},
     )
     work = _Work(settings, run, model)
     try:

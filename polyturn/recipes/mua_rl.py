@@ -36,8 +36,6 @@ from polyturn.seeds import derive, generator
 from polyturn.types import Message, Sampling, Seat, Task, user
 
 ORDER = ("sft", "rl")
-SHARP = 0.1
-"""Deviation of the tiny model's first weights."""
 STUDY = Study(
     outcome="success", baseline="fixed", curve="score/order_desk",
     arms={"live": {"arm": "live"}, "fixed": {"arm": "fixed"}}, more=("ask_rate", "sft_success", "sft_ask_rate"),
@@ -98,7 +96,7 @@ async def main(settings: Settings, run: Run) -> None:
     dtype: Any = "float32" if run.deterministic else settings.dtype
     opened = partial(
         open_model, settings.model, partial(texts, settings), seed=settings.seed, dtype=dtype,
-        deterministic=run.deterministic, shape={"initializer_range": SHARP},
+        deterministic=run.deterministic,
     )
     model = opened()
     speaker = opened(name="user") if settings.user == "model" else None

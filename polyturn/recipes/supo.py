@@ -98,7 +98,6 @@ async def main(settings: Settings, run: Run) -> None:
     """Imitation, reinforcement learning, and tables before, after, and after with more summaries."""
     model = open_model(
         settings.model, texts, seed=settings.seed, deterministic=run.deterministic, progress=run.progress.note,
-        shape={"initializer_range": 0.08},
     )
     work = _Work(settings, run, model)
     try:

@@ -77,9 +77,7 @@ def test_other_names_are_folders(tmp_path: Path) -> None:
         open_model(str(tmp_path / "missing"), lambda: TEXTS)
 
 
-def test_a_shape_changes_the_tiny_models_configuration() -> None:
-    for wide in (0.02, 0.08):
-        model = open_model("tiny", lambda: ["open a code ba"] * 4, shape={"initializer_range": wide})
-        model.close()
-        weight = model.model.model.layers[0].self_attn.q_proj.weight
-        assert float(weight.std().detach()) == pytest.approx(wide, rel=0.05)
+@pytest.mark.parametrize(("changes", "deviation"), [({}, 0.1), ({"initializer_range": 0.02}, 0.02)])
+def test_first_weights_are_as_wide_as_the_configuration_says(changes: dict[str, float], deviation: float) -> None:
+    weight = tiny_model(300, 0, **changes).model.layers[0].self_attn.q_proj.weight
+    assert float(weight.std().detach()) == pytest.approx(deviation, rel=0.05)
