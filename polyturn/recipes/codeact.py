@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from polyturn.agents.chat import AnswerAgent
-from polyturn.envs.best_price import DISCOUNT, PRICE, best_price, market, read_question
+from polyturn.envs.best_price import DISCOUNT, NOTHING, PRICE, best_price, market, read_question
 from polyturn.envs.tasks import FileTasks, RewardScore
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
@@ -333,8 +333,10 @@ def speaker(task: Task) -> Mapping[str, Player]:
 
 def outcome_of(groups: Sequence[Group], *, few: int, turns: int) -> dict[str, float]:
     """Success with at most ``few`` offers and with more, turns (a failure counts them all), and of all actions the
-    shares that could be run and that were invalid."""
+    shares that could be run and that were invalid. Success is of the tasks whose answer is a price: ``none`` is guessed
+    rightly without a call."""
     rows = [(int(e.task.payload["cities"]) * int(e.task.payload["vendors"]), e) for group in groups for e in group]
+    priced = [(n, e) for n, e in rows if e.final is not None and e.final["expected"] != NOTHING]
     won = {e.id: bool(e.scores["score"]["agent"].success) for _, e in rows if "score" in e.scores}
     counts = [action_counts(e) for _, e in rows]
     tools = sum(c["use_tool"] for c in counts)
@@ -342,8 +344,8 @@ def outcome_of(groups: Sequence[Group], *, few: int, turns: int) -> dict[str, fl
     spent = [sum(map(len, (t.turns for t in e.trajectories))) if won.get(e.id) else turns for _, e in rows]
     bad = sum(c["invalid_action"] for c in counts)
     return {
-        "success_many": _mean([won.get(e.id, False) for n, e in rows if n > few]),
-        "success_few": _mean([won.get(e.id, False) for n, e in rows if n <= few]),
+        "success_many": _mean([won.get(e.id, False) for n, e in priced if n > few]),
+        "success_few": _mean([won.get(e.id, False) for n, e in priced if n <= few]),
         "turns": _mean(spent), "executable": sum(c["executable"] for c in counts) / max(1, tools + bad),
         "invalid": bad / max(1, acts),
     }

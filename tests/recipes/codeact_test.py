@@ -84,12 +84,14 @@ def test_the_solver_says_what_is_counted() -> None:
     assert len(texts()) > 200
 
 
-def episode(name: str, cities: int, vendors: int, won: bool, *does: tuple[str, str]) -> Episode:
+def episode(
+    name: str, cities: int, vendors: int, won: bool, *does: tuple[str, str], expected: str = "40"
+) -> Episode:
     turns = tuple(Turn(i, "agent", "main", (), -1, ()) for i in range(len(does)))
     events = tuple(
         Event(i, "action", "agent", {"does": kind, "status": status}) for i, (kind, status) in enumerate(does))
     return Episode(name, Task(name, "best_price", {"cities": cities, "vendors": vendors}), 0, events=events,
-                   trajectories=(Trajectory("agent", "main", turns=turns),),
+                   trajectories=(Trajectory("agent", "main", turns=turns),), final={"expected": expected},
                    scores={"score": {"agent": Score(float(won), success=won)}})
 
 
@@ -98,11 +100,13 @@ def test_the_outcome_by_hand() -> None:
         (episode("a", 1, 2, True, ("use_tool", "ok"), ("propose_solution", "ok")),),
         (episode("b", 3, 3, False, ("use_tool", "error"), ("invalid_action", "error"), ("propose_solution", "ok")),),
         (episode("c", 2, 5, True, ("use_tool", "ok"), ("use_tool", "ok"), ("propose_solution", "ok")),),
+        (episode("d", 3, 5, False, ("propose_solution", "ok"), expected="none"),),
     ]
     found = outcome_of(groups, few=9, turns=10)
-    # few: a of {a, b}; many: c; turns (2 + 10 + 3) / 3; runnable 3 of 4 tool actions and 1 invalid; invalid 1 of 8
-    assert found == {"success_many": 1.0, "success_few": 0.5, "turns": 5.0, "executable": 3 / 5, "invalid": 1 / 8}
-    assert by_offers(groups) == {"2": [1.0, 1.0], "9": [1.0, 0.0], "10": [1.0, 1.0]}
+    # few: a of {a, b}; many: c, as d has no price for an answer; turns (2 + 10 + 3 + 10) / 4; runnable 3 of 4 tool actions
+    # and 1 invalid; invalid 1 of 9
+    assert found == {"success_many": 1.0, "success_few": 0.5, "turns": 6.25, "executable": 3 / 5, "invalid": 1 / 9}
+    assert by_offers(groups) == {"2": [1.0, 1.0], "9": [1.0, 0.0], "10": [1.0, 1.0], "15": [1.0, 0.0]}
 
 
 def test_what_stands_before_and_after_a_run() -> None:
