@@ -17,7 +17,7 @@ from polyturn.errors import BadInput, NotFinite
 from polyturn.forest.layout import pack
 from polyturn.forest.model import Forest
 from polyturn.learn.gradient import Batch, Reader, Tally, accumulate, before, make_batch, place
-from polyturn.learn.memory import give_back_freed_memory, keep_freed_memory
+from polyturn.learn.memory import FreedMemory, keep_freed_memory
 from polyturn.losses.learned import Loss, Metrics
 from polyturn.paths import merged
 from polyturn.types import FloatArray, IntArray
@@ -59,6 +59,7 @@ class Learner:
         self.heads = _made_heads(heads, weight)
         self.parameters = _chosen(model, trainable) | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self._initial = reference == "initial"
+        self._freed = FreedMemory()
         watched = _frozen_copy(model) if reference == "initial" else reference
         self.reference = None if watched is None else Forest(watched, dtype=dtype)
         self.reference_heads = nn.ModuleDict(deepcopy(dict(self.heads)) if self._initial else {}).requires_grad_(False)
@@ -180,13 +181,13 @@ class Learner:
         if measured is None and self.reference is not None:
             batch.columns["reference_N"] = self._reference_N(self.reference, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        give_back_freed_memory()
+        self._freed.give_back()
         try:
             tally = accumulate(self._reader, batch, loss, self.tokens_per_pass)
             norm = self._step() if count else 0.0
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-            give_back_freed_memory()
+            self._freed.give_back()
         self.last = _spread(tally, batch, len(tokens))
         metrics: Metrics = {name if "/" in name else f"learner/{name}": value for name, value in tally.sums.items()}
         for name in ("learner/entropy", "learner/kl_old"):

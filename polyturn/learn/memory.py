@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import resource
+from dataclasses import dataclass
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Option numbers of glibc's ``mallopt``."""
@@ -24,13 +26,29 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in wanted)
 
 
-def give_back_freed_memory() -> bool:
-    """True if freed blocks of all threads went back to the system; False where the C library has no such call.
+@dataclass
+class FreedMemory:
+    """Gives freed blocks back to the system, once the process has grown by ``above`` bytes since it last did.
 
     What one thread keeps (the learner after an update) another cannot use (the sampler's engine), so that a run would
-    come to hold the peak of both. Costs some milliseconds for each gigabyte, once an update.
+    come to hold the peak of both. To fetch blocks again costs a tenth of a small model's run, so little growth is left.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    ctypes.CDLL(None).malloc_trim(0)
-    return True
+
+    above: int = 192 * 2**20
+    resident: int = 0
+    """Bytes in memory after the last time."""
+
+    def give_back(self) -> bool:
+        """True if freed blocks of all threads went back; False where the process has not grown by so much, or the C
+        library has no such call. Costs some milliseconds for each gigabyte."""
+        if platform.libc_ver()[0] != "glibc" or resident_bytes() - self.resident <= self.above:
+            return False
+        ctypes.CDLL(None).malloc_trim(0)
+        self.resident = resident_bytes()
+        return True
+
+
+def resident_bytes() -> int:
+    """The memory of this process that is in RAM, on Linux."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

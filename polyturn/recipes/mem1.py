@@ -30,7 +30,7 @@ from polyturn.learn.run import Run
 from polyturn.methods.context.mem1 import ConstantState, hint_text, mem1_rule, peak_context
 from polyturn.policies.local import Local
 from polyturn.policies.scripted import Scripted
-from polyturn.policies.tiny import open_model
+from polyturn.policies.tiny import is_tiny, open_model
 from polyturn.protocols import Context, Match, Player, Policy
 from polyturn.seeds import derive, generator
 from polyturn.types import Message, Sampling, Task, assistant
@@ -132,7 +132,7 @@ def texts() -> list[str]:
     every = [{drawer: onset + drawer for drawer in DRAWERS[:8]} for onset in ONSETS]
     said = [f"<IS> {spoken('know', found)} </IS><search> {drawer} </search>" for found in every for drawer in found]
     said += [f"<answer> {'; '.join(found.values())} </answer> e {found['e']}" for found in every]
-    opening = " ".join((SYSTEM, objective_rules(DRAWERS[:8]), *map(hint_text, (1, 2, 3))))
+    opening = " ".join((objective_rules(DRAWERS[:8]), *map(hint_text, (1, 2, 3))))
     return [*[opening] * 4, *said]
 
 
@@ -165,8 +165,9 @@ def context_of(settings: Settings) -> Context:
 
 
 def player(context: Context, settings: Settings) -> Player:
-    """The learner in its seat."""
-    return Player(lambda: ChatAgent(SYSTEM, context, Sampling(max_tokens=settings.max_tokens)), "main")
+    """The learner in its seat; a tiny model reads no explanation, and copies from what it reads."""
+    told = "" if is_tiny(settings.model) else SYSTEM
+    return Player(lambda: ChatAgent(told, context, Sampling(max_tokens=settings.max_tokens)), "main")
 
 
 def matches(settings: Settings, objectives: int, context: Context) -> list[Match]:
