@@ -179,8 +179,8 @@ def matches(settings: Settings, objectives: int, context: Context) -> list[Match
 
 async def constant_memory(model: Local, settings: Settings) -> dict[str, dict[str, float]]:
     """Arm -> number of objectives -> peak context in tokens, of a state writer that forgets nothing: the memory that
-    each view takes, whatever was learned."""
-    sure = Settings(model=settings.model, seed=settings.seed, keep=1.0, test_tasks=8, max_tokens=settings.max_tokens)
+    each view takes, whatever was learned, with the explanation that a model that reads is shown."""
+    sure = Settings(seed=settings.seed, keep=1.0, test_tasks=8, max_tokens=settings.max_tokens)
     script = Scripted(writer(sure), name="main", chat=model.chat)
     found: dict[str, dict[str, float]] = {}
     for arm, context in (("mem1", ConstantState()), ("full", Keep())):
