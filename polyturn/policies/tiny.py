@@ -80,8 +80,9 @@ def learned_tokenizer(texts: Sequence[str], *, size: int = 640) -> Any:
 def tiny_model(vocabulary: int, seed: int, **changes: Any) -> Any:
     """A Llama of two layers, 96 wide, with random weights from ``seed``; ``changes`` go to its configuration.
 
-    Weights start with a deviation of 0.1, about one over the root of the width, so that attention is not uniform from the
-    beginning: with the usual 0.02, hundreds of updates pass before the model copies from what it reads. The process's own random state is left as it was.
+    Weights start with a deviation of 0.1, about one over the root of the width, so that attention is not uniform from
+    the beginning: with the usual 0.02, hundreds of updates pass before the model copies from what it reads. The
+    process's own random state is left as it was.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

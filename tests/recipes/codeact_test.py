@@ -103,8 +103,8 @@ def test_the_outcome_by_hand() -> None:
         (episode("d", 3, 5, False, ("propose_solution", "ok"), expected="none"),),
     ]
     found = outcome_of(groups, few=9, turns=10)
-    # few: a of {a, b}; many: c, as d has no price for an answer; turns (2 + 10 + 3 + 10) / 4; runnable 3 of 4 tool actions
-    # and 1 invalid; invalid 1 of 9
+    # few: a of {a, b}; many: c, as d has no price for an answer; turns (2 + 10 + 3 + 10) / 4; runnable 3 of 4 tool
+    # actions and 1 invalid; invalid 1 of 9
     assert found == {"success_many": 1.0, "success_few": 0.5, "turns": 6.25, "executable": 3 / 5, "invalid": 1 / 9}
     assert by_offers(groups) == {"2": [1.0, 1.0], "9": [1.0, 0.0], "10": [1.0, 1.0], "15": [1.0, 0.0]}
 
