@@ -69,7 +69,7 @@ CONTROL_MAY = {
     "record", "progress", "advantages", "losses", "learn.population", "learn.curriculum", "learn.checkpoint",
     "evaluate.payoff",
 }
-DASHBOARD_MAY = {"record", "types", "evaluate.stats"}
+DASHBOARD_MAY = {"record", "types", "errors", "media", "evaluate.stats"}
 
 
 def unit(place: tuple[str, ...]) -> str:

@@ -39,6 +39,8 @@ COMMANDS = {
     "compare": ("compare", "compare results of runs, paired by task, from their folders"),
     "play": ("play", "watch episodes of an environment, or take a seat yourself"),
     "study": ("study", "compare the arms of a recipe over seeds"),
+    "view": ("view", "show runs in the browser, live and after: curves, episodes, tokens"),
+    "show": ("show", "show a run or one episode of it in the terminal"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
     "query": ("query", "ask the record of runs in SQL"),
     "methods": ("listing", "list the methods that are carried, with papers"),

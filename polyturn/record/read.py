@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ import numpy as np
 from polyturn.errors import BadInput
 from polyturn.record.run import RunInfo, is_locked, read_info
 from polyturn.record.shape import shape_of
-from polyturn.record.table import START, Line, Place, read_lines
+from polyturn.record.table import START, Line, Place, is_whole, read_lines
 from polyturn.types import EMPTY, Episode, Score, Seat, Stop, Task
 
 _EPISODE, _BY_SEAT = shape_of(Episode), shape_of(Mapping[Seat, Score])
@@ -72,6 +72,47 @@ def read_plain(
         if include_open:
             for key, found in lines.items():
                 yield key, _unfinished(_Written(turns, found))
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Where the lines of one play stand: (offset, size) in their tables; ``episode`` None for a play without an end."""
+
+    episode: tuple[int, int] | None
+    turns: Sequence[tuple[int, int]]
+    scores: Sequence[tuple[int, int]] = ()
+
+
+def read_at(folder: Path | str, place: Lines) -> dict[str, Any]:
+    """The plain episode of one play, read from its own lines only, as :func:`read_plain` gives it.
+
+    Raises: BadInput for places that hold something else (an index of another table).
+    """
+    folder = Path(folder)
+    with (folder / "turns.jsonl").open("rb") as file:
+        before = _Written(file, list(place.turns))
+    if place.episode is None:
+        return _unfinished(before)
+    row = _row_at(folder / "episodes.jsonl", place.episode)
+    plain = _closed(row, before, f"{folder}/episodes.jsonl, byte {place.episode[0]}")
+    for where in place.scores:
+        given = _row_at(folder / "scores.jsonl", where)
+        plain["scores"][given["verifier"]] = given["scores"]
+    return plain
+
+
+def rows_at(path: Path, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """The rows at (offset, size) of a table, in that order. Raises: BadInput where no whole line stands there."""
+    return [_row_at(path, place) for place in places]
+
+
+def _row_at(path: Path, place: tuple[int, int]) -> dict[str, Any]:
+    with path.open("rb") as file:
+        file.seek(place[0])
+        data = file.read(place[1])
+    if not is_whole(data):
+        raise BadInput(f"{path}: no whole line of {place[1]} bytes at byte {place[0]}; the index is of another table")
+    return Line(0, place[0], data).row()
 
 
 def count_turns(folder: Path | str) -> dict[_Key, int]:

@@ -111,6 +111,11 @@ class Line:
     offset: int
     data: bytes
 
+    @property
+    def marks(self) -> bool:
+        """Whether it is a mark or a rewind and no row."""
+        return self.data.startswith((b'"mark":', b'"rewind":'), _BODY)
+
     def row(self) -> dict[str, Any]:
         """The object, without its checksum."""
         found: dict[str, Any] = orjson.loads(self.data)
@@ -140,7 +145,7 @@ def read_lines(
     Rewound if rows before ``since`` were made void later on. A table that was never written has no rows.
     """
     _, void = _marks(path, since)
-    for line in _lines(path, since):
+    for line in lines_from(path, since):
         if upto is not None and line.offset >= upto:
             return
         if any(first < line.number <= last for first, last in void):
@@ -152,7 +157,7 @@ def read_lines(
                 f"{path}, line {line.number}: the checksum does not match, the line was changed or damaged. Read the "
                 "rest with skip_corrupt=True, or restore the file from a copy"
             )
-        if not line.data.startswith((b'"mark":', b'"rewind":'), _BODY):
+        if not line.marks:
             yield line
 
 
@@ -175,20 +180,25 @@ def last_mark(path: Path, *, since: Place = START) -> Place:
 def end_of(path: Path, *, since: Place = START) -> Place:
     """The place behind the last whole line of a table."""
     last = since
-    for line in _lines(path, since):
+    for line in lines_from(path, since):
         last = Place(line.number, line.offset + len(line.data))
     return last
 
 
-def _lines(path: Path, since: Place = START) -> Iterator[Line]:
+def lines_from(path: Path, since: Place = START, *, upto: int | None = None) -> Iterator[Line]:
+    """Every whole line behind a place: marks, rewinds and damaged ones too; none if there is no file.
+
+    ``upto``: only what stood in the first so many bytes. A reader that keeps its place goes on where it stopped.
+    """
     if not path.exists():
         return
     offset = since.offset
     with path.open("rb") as file:
         file.seek(offset)
         for number, data in enumerate(file, since.line + 1):
-            if data.endswith(b"\n"):
-                yield Line(number, offset, data)
+            if not data.endswith(b"\n") or (upto is not None and offset >= upto):
+                return
+            yield Line(number, offset, data)
             offset += len(data)
 
 
@@ -196,8 +206,8 @@ def _marks(path: Path, since: Place = START) -> tuple[dict[str, Place], list[tup
     """Mark -> the place before it, for those that count; and the line ranges (first, last] that rewinds made void."""
     marks: dict[str, Place] = {}
     void: list[tuple[int, int]] = []
-    for line in _lines(path, since):
-        if not line.data.startswith((b'"mark":', b'"rewind":'), _BODY) or not is_whole(line.data):
+    for line in lines_from(path, since):
+        if not line.marks or not is_whole(line.data):
             continue
         row = line.row()
         if "mark" in row:

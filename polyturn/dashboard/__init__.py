@@ -1,0 +1,1 @@
+"""The web dashboard of ``polyturn view``: runs, iterations, groups, episodes, turns, tokens."""

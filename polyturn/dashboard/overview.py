@@ -1,0 +1,117 @@
+"""Runs for the page: the list, one run whole, and several compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyturn.dashboard import query
+from polyturn.dashboard.watch import Watch, Watched
+from polyturn.evaluate.stats import clustered_mean
+from polyturn.record.index import Index
+
+SPARK = 60
+
+
+def run_rows(watch: Watch) -> list[dict[str, Any]]:
+    """The runs, the newest first: name, recipe, status, seed, settings, counts, the last scores and their course."""
+    rows = [_run_row(name, watched) for name, watched in list(watch.runs.items())]
+    return sorted(rows, key=lambda row: -row["started"])
+
+
+def _run_row(name: str, watched: Watched) -> dict[str, Any]:
+    info = watched.info()
+    metrics = watched.index.metrics()
+    counts = _counts(watched.index)
+    scores = {key: value for row in metrics for key, value in row["values"].items() if key.startswith("score/")}
+    course = [_mean([v for k, v in row["values"].items() if k.startswith("score/")]) for row in metrics]
+    known = [value for value in course if value is not None]
+    every = -(-len(known) // SPARK) or 1
+    ended = info.attempts[-1].ended if info.attempts else None
+    last = ended or max([info.started, *(row["time"] for row in metrics[-1:]), counts["ended"] or 0])
+    return {
+        "name": name, "folder": str(watched.folder), "recipe": info.recipe, "status": watched.status(),
+        "seed": info.seeds.get("seed"), "settings": info.settings, "started": info.started,
+        "seconds": last - info.started,
+        "attempts": len(info.attempts), "iterations": len(metrics), "scores": scores, "course": known[::every],
+        "progress": _progress(watched), "trouble": watched.trouble, **counts,
+    }
+
+
+def _progress(watched: Watched) -> dict[str, Any]:
+    found = watched.progress
+    return {"read": found.read, "there": found.there, "damaged": found.damaged, "whole": found.whole}
+
+
+def _counts(index: Index) -> dict[str, Any]:
+    with index.connected() as db:
+        row = db.execute("select count(*) episodes, sum(turns) turns, sum(tokens) tokens, sum(stop = 'error') errors, "
+                         "max(ended) ended from episodes").fetchone()
+    return dict(row)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def run_view(name: str, watched: Watched) -> dict[str, Any]:
+    """One run: what its row in the list says, and its attempts, versions, stages, axis, results and open plays."""
+    info = watched.info()
+    return {
+        **_run_row(name, watched), "id": info.id, "text": info.text, "seeds": info.seeds, "versions": info.versions,
+        "code_sha256": info.code_sha256, "attempt_list": [
+            {"number": a.number, "started": a.started, "ended": a.ended, "status": a.status, "reason": a.reason}
+            for a in info.attempts],
+        "stages": query.stages(watched.index), "axis": axis(watched.index), "results": watched.results(),
+        "open": watched.index.open_plays(),
+    }
+
+
+def axis(index: Index) -> list[list[Any]]:
+    """The iterations of all stages in the order in which they were played: ``[stage, iteration]``."""
+    first: dict[tuple[str, int], float] = {}
+    with index.connected() as db:
+        rows = db.execute("select stage, iteration, min(ended) from episodes where iteration is not null "
+                          "group by stage, iteration").fetchall()
+    for stage, iteration, ended in rows:
+        first[stage, iteration] = ended
+    for row in index.metrics():
+        first.setdefault((row["stage"], row["iteration"]), row["time"])
+    return [list(key) for key in sorted(first, key=lambda key: (first[key], key))]
+
+
+def compared(runs: Mapping[str, Watched]) -> dict[str, Any]:
+    """Several runs: row, axis and curves of each, the settings that differ, and what was played outside training."""
+    return {
+        "runs": [_run_row(name, watched) for name, watched in runs.items()],
+        "curves": {name: query.curves(watched.index) for name, watched in runs.items()},
+        "axis": {name: axis(watched.index) for name, watched in runs.items()},
+        "settings": _differing({name: dict(watched.info().settings) for name, watched in runs.items()}),
+        "rated": {name: rated(watched.index) for name, watched in runs.items()},
+    }
+
+
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings in which the runs differ: name -> run -> value."""
+    names = sorted({name for values in settings.values() for name in values})
+    table = {name: {run: values.get(name) for run, values in settings.items()} for name in names}
+    return {name: row for name, row in table.items() if len({repr(value) for value in row.values()}) > 1}
+
+
+def rated(index: Index) -> list[dict[str, Any]]:
+    """What was played outside training: for each stage and family the mean score, clustered by group."""
+    with index.connected() as db:
+        rows = db.execute("select stage, family, grp, score from episodes where iteration is null "
+                          "and score is not null and stop <> 'error' order by offset").fetchall()
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        found.setdefault((row["stage"], row["family"]), {}).setdefault(row["grp"], []).append(row["score"])
+    return [{"stage": stage, "family": family, **_estimate(list(groups.values()))}
+            for (stage, family), groups in found.items()]
+
+
+def _estimate(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
+    mean = clustered_mean(groups)
+    known = mean.low == mean.low
+    return {"mean": mean.mean, "low": mean.low if known else None, "high": mean.high if known else None,
+            "groups": mean.count, "episodes": sum(len(group) for group in groups)}

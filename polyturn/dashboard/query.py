@@ -1,0 +1,234 @@
+"""Questions to a run's index: pages of episodes under a filter, groups, and curves with intervals."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from polyturn.errors import BadInput, UnknownName
+from polyturn.evaluate.stats import clustered_mean
+from polyturn.record.index import Index, Key
+from polyturn.record.table import is_whole, lines_from
+
+COLUMNS = (
+    "attempt", "play", "id", "grp", "task", "family", "stage", "iteration", "trial", "seed", "parent", "score",
+    "success", "stop", "reason", "error",
+    "turns", "tokens", "invalid", "seats", "branches", "trained", "started", "ended",
+)
+"""What a row of a list of episodes says, and what ``where`` may speak of."""
+NUMBERS = {"iteration", "trial", "score", "success", "turns", "tokens", "invalid", "seats", "branches", "trained",
+           "started", "ended", "attempt", "play", "offset"}
+EXACT = ("stage", "family", "stop", "task", "grp", "iteration", "trained")
+MOST = 500
+SECONDS = 3.0
+"""The longest that one question may take."""
+WINDOW = 5
+"""Iterations that one point of a score curve is the mean of."""
+_RANGES = {"min_score": "score >= ?", "max_score": "score <= ?", "min_turns": "turns >= ?", "max_turns": "turns <= ?",
+           "min_tokens": "tokens >= ?", "max_tokens": "tokens <= ?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A filter as SQL over the table of episodes."""
+
+    where: str
+    values: tuple[Any, ...]
+
+
+def asked(given: Mapping[str, str]) -> Asked:
+    """The filter that parameters name: equal values (:data:`EXACT`), ``min_score`` and such, ``failed``, ``id``, and
+    ``where``: a condition in SQL over :data:`COLUMNS`.
+
+    Raises: BadInput for a number that is none.
+    """
+    parts: list[str] = []
+    values: list[Any] = []
+    for name in EXACT:
+        if given.get(name):
+            parts.append(f"{name} = ?")
+            values.append(_number(name, given[name]) if name in NUMBERS else given[name])
+    for name, test in _RANGES.items():
+        if given.get(name):
+            parts.append(test)
+            values.append(_number(name, given[name]))
+    if given.get("failed"):
+        parts.append("(error is not null or stop = 'error')")
+    if given.get("id"):
+        parts.append("(instr(lower(id), lower(?)) or instr(lower(task), lower(?)))")
+        values += [given["id"], given["id"]]
+    if given.get("where"):
+        parts.append(f"({given['where']}\n)")
+    return Asked(" and ".join(parts) or "1", tuple(values))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"{name} is {text!r}; expected a number") from None
+
+
+def page(
+    index: Index, given: Mapping[str, str], *, first: int = 0, count: int = 50, sort: str = "-offset"
+) -> dict[str, Any]:
+    """``{"rows", "total", "first"}``: a stretch of the episodes under a filter (:func:`asked`).
+
+    ``sort`` is a column, with ``-`` before it for the largest first. ``text`` in ``given`` also asks that the play's
+    messages hold that text (:func:`plays_with`); then ``searched`` says which share of the record was looked through.
+    Raises: BadInput for a condition that SQL refuses, that reaches beyond the episodes or takes longer than
+    :data:`SECONDS`; UnknownName for a column to sort by.
+    """
+    column = sort.removeprefix("-")
+    if column not in {*COLUMNS, "offset"}:
+        raise UnknownName("column", column, COLUMNS)
+    filtered, found = asked(given), {}
+    where = filtered.where
+    with index.connected() as db:
+        if given.get("text"):
+            keys, share = plays_with(index, given["text"])
+            db.execute("create temp table said (attempt int, play int, primary key (attempt, play))")
+            db.executemany("insert into said values (?, ?)", keys)
+            where += " and exists (select 1 from said s where s.attempt = e.attempt and s.play = e.play)"
+            found = {"searched": share}
+        _guard(db)
+        order = f"{column} {'desc' if sort.startswith('-') else 'asc'} nulls last, offset desc"
+        try:
+            total = db.execute(f"select count(*) from episodes e where {where}", filtered.values).fetchone()[0]
+            rows = db.execute(
+                f"select {', '.join(COLUMNS)} from episodes e where {where} order by {order} limit ? offset ?",
+                (*filtered.values, min(max(count, 1), MOST), max(first, 0))).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise BadInput(f"the filter {where!r} was refused: {error}; it may speak of {', '.join(COLUMNS)}") from None
+    return {"rows": [dict(row) for row in rows], "total": total, "first": max(first, 0), **found}
+
+
+def _guard(db: sqlite3.Connection) -> None:
+    """From here on the connection only reads episodes, and gives up after a while."""
+    until = time.monotonic() + SECONDS
+    tables = {"episodes", "said", ""}
+
+    def allowed(action: int, name: str | None, *_: str | None) -> int:
+        reads = action == sqlite3.SQLITE_READ and (name or "") in tables
+        plain = action == sqlite3.SQLITE_FUNCTION and _ != ("load_extension", None, None)
+        return sqlite3.SQLITE_OK if reads or plain or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
+
+    db.set_authorizer(allowed)
+    db.set_progress_handler(lambda: int(time.monotonic() > until), 10_000)
+
+
+def plays_with(index: Index, text: str, *, seconds: float = SECONDS) -> tuple[set[Key], float]:
+    """The plays in whose record a text stands (messages, calls, tool output, events, errors), whatever the case of its
+    Latin letters; and the share of the record that was looked through in the time there was."""
+    wanted = orjson.dumps(text)[1:-1].lower()
+    pattern = re.compile(rb'"attempt":(\d+),"play":(\d+)')
+    until = time.monotonic() + seconds
+    found: set[Key] = set()
+    share = 1.0
+    for name in ("episodes", "turns"):
+        path = index.folder / f"{name}.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        for line in lines_from(path):
+            if wanted in line.data.lower() and is_whole(line.data) and (match := pattern.search(line.data)):
+                found.add((int(match[1]), int(match[2])))
+            if line.number % 256 == 0 and time.monotonic() > until:
+                share = min(share, (line.offset + len(line.data)) / size)
+                break
+    return found, share
+
+
+# ---------------------------------------------------------------- groups and curves
+
+
+def groups(index: Index, stage: str, iteration: int | None) -> list[dict[str, Any]]:
+    """The groups of one iteration (None: of a stage outside training), each with its episodes in short."""
+    same = "is ?" if iteration is None else "= ?"
+    with index.connected() as db:
+        rows = db.execute(
+            "select grp, task, family, attempt, play, id, trial, score, stop, error, turns, tokens, invalid, trained "
+            f"from episodes where stage = ? and iteration {same} order by grp, trial limit 5000", (stage, iteration)
+        ).fetchall()
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        plain = dict(row)
+        own = {name: plain.pop(name) for name in ("grp", "task", "family")}
+        found.setdefault(row["grp"], {**own, "episodes": []})["episodes"].append(plain)
+    for group in found.values():
+        scores = [e["score"] for e in group["episodes"] if e["score"] is not None]
+        group["mean"] = sum(scores) / len(scores) if scores else None
+        group["alike"] = len(scores) > 1 and max(scores) - min(scores) <= 1e-12
+    return sorted(found.values(), key=lambda g: _natural(g["grp"]))
+
+
+def _natural(name: str) -> list[Any]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def stages(index: Index) -> list[dict[str, Any]]:
+    """The stages in the order in which they began: name, iterations (0 outside training), episodes, mean, errors."""
+    with index.connected() as db:
+        rows = db.execute(
+            "select stage, count(distinct iteration) iterations, count(*) episodes, avg(score) mean, "
+            "sum(stop = 'error') errors, sum(stop = 'truncated') truncated, min(offset) first from episodes "
+            "group by stage order by first"
+        ).fetchall()
+    return [dict(row) for row in rows]
+
+
+def curves(index: Index) -> list[dict[str, Any]]:
+    """One curve for each family and learning seat, in parts of one stage each.
+
+    A point is the mean of the episodes played within :data:`WINDOW` iterations, with its 95 % interval clustered by
+    group (:func:`polyturn.evaluate.stats.clustered_mean`): ``[iteration, mean, low, high, groups, episodes]``.
+    """
+    with index.connected() as db:
+        rows = db.execute(
+            "select stage, family, iteration, grp, score, by_seat from episodes where iteration is not null "
+            "and score is not null and stop <> 'error' order by offset").fetchall()
+    found: dict[tuple[str, str], dict[str, dict[int, dict[str, list[float]]]]] = {}
+    for row in rows:
+        for seat, score in _by_seat(row):
+            at = found.setdefault((row["family"], seat), {}).setdefault(row["stage"], {})
+            at.setdefault(row["iteration"], {}).setdefault(row["grp"], []).append(score)
+    return [
+        {"family": family, "seat": seat,
+         "parts": [{"stage": stage, "points": list(_points(by_iteration))} for stage, by_iteration in parts.items()]}
+        for (family, seat), parts in sorted(found.items())
+    ]
+
+
+def _by_seat(row: sqlite3.Row) -> Iterator[tuple[str, float]]:
+    if row["by_seat"] is None:
+        yield "", row["score"]
+    else:
+        yield from orjson.loads(row["by_seat"]).items()
+
+
+def _points(by_iteration: Mapping[int, Mapping[str, Sequence[float]]]) -> Iterator[list[Any]]:
+    for i in sorted(by_iteration):
+        window = range(i - WINDOW // 2, i + WINDOW // 2 + 1)
+        near = [values for j in window for values in by_iteration.get(j, {}).values()]
+        mean = clustered_mean(near)
+        low, high = (None, None) if mean.low != mean.low else (mean.low, mean.high)
+        yield [i, mean.mean, low, high, len(near), sum(len(values) for values in near)]
+
+
+def series(index: Index, *, most: int = 2000) -> dict[str, Any]:
+    """All metrics by iteration: ``{"at": [[stage, iteration, time]], "series": {name: [value or null]}, "every"}``.
+
+    Of more than ``most`` iterations every k-th stands here, and the last; ``every`` is k.
+    """
+    rows = index.metrics()
+    every = -(-len(rows) // most) or 1
+    kept = [row for i, row in enumerate(rows) if i % every == 0 or i == len(rows) - 1]
+    names = sorted({name for row in kept for name in row["values"]})
+    return {
+        "at": [[row["stage"], row["iteration"], row["time"]] for row in kept], "every": every, "count": len(rows),
+        "series": {name: [row["values"].get(name) for row in kept] for name in names},
+    }
