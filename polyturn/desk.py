@@ -72,6 +72,7 @@ class _Grown:
     turns: list[Turn] = field(default_factory=list)
     calls: int = 0
     stop: Stop | None = None
+    tools: list[Tool] = field(default_factory=list)
     place: dict[str, int] = field(default_factory=dict)
     """Message id -> index."""
     recorded: int = 0
@@ -150,7 +151,7 @@ class Log:
             Trajectory(
                 seat, policy, grown.parent, tuple(grown.messages),
                 tuple(replace(turn, rewards=paid.get(turn.at, EMPTY)) for turn in grown.turns),
-                tuple(grown.ledger.spans), grown.stop or stop,
+                tuple(grown.ledger.spans), grown.stop or stop, tuple(grown.tools),
             )
             for (seat, policy), grown in self._grown.items()
         )
@@ -234,6 +235,7 @@ class Desk:
         )
         at, started, step = self.log.next_at(), self.log.clock(), self.log.step
         grown.calls += 1
+        grown.tools += [tool for tool in tools if tool not in grown.tools]
         self.budget.charge(model_calls=1)
         completion = await self._sampled(model, messages, tools, sampling, grown)
         if short and completion.finish == "length":

@@ -267,6 +267,8 @@ class Trajectory:
     turns: tuple[Turn, ...] = ()
     spans: tuple[Span, ...] = ()
     stop: Stop | None = None
+    tools: tuple[Tool, ...] = ()
+    """Every tool that its calls were offered, once, in the order of the first offer."""
 
     def path(self, span: int) -> tuple[int, ...]:
         """The span indices from the root down to ``span``."""
@@ -361,6 +363,9 @@ class Episode:
     scores: Mapping[str, Mapping[Seat, Score]] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
+    source: Mapping[str, Any] | None = None
+    """Of an imported episode: ``format`` and ``residual`` (JSON pointer -> what has no place here), so that it can be
+    written back as it was; None for what was played here."""
 
     def trajectory(self, seat: Seat, policy: str | None = None) -> Trajectory | None:
         """The first trajectory of a seat (of one policy, if named); None if it never spoke."""

@@ -163,3 +163,14 @@ async def test_a_reply_leads_to_its_turn() -> None:
     turns = [await desk.say([user("go")]), await desk.say([user("go")]), await desk.say([user("go")], policy="other")]
     assert [desk.turn_of(desk.message(turn)) for turn in turns] == turns
     assert desk.turn_of(assistant("same")) is None and desk.turn_of(user("go", id="x")) is None
+
+
+async def test_the_tools_that_were_offered_are_kept_once_in_order() -> None:
+    desk = a_desk(BytePolicy(lambda messages: "ok"))
+    search, book = Tool("search", "finds"), Tool("book", parameters={"type": "object", "properties": {"n": {}}})
+    for offered in ((), (search,), (search, book), (Tool("search", "finds"),), (Tool("search", "finds more"),)):
+        await desk.say([user("a")], tools=offered)
+    await desk.sub("worker").say([user("b")], tools=(book,))
+    own, sub = desk.log.trajectories()
+    assert own.tools == (search, book, Tool("search", "finds more"))
+    assert sub.tools == (book,)

@@ -43,6 +43,8 @@ COMMANDS = {
     "show": ("show", "show a run or one episode of it in the terminal"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
     "query": ("query", "ask the record of runs in SQL"),
+    "export": ("formats", "write a run in the format of others: OpenAI, TRL, inspect, ..."),
+    "import": ("formats", "make a run of a file of another format"),
     "methods": ("listing", "list the methods that are carried, with papers"),
     "envs": ("listing", "list the environments, with packages and known scores"),
     "doctor": ("doctor", "what is installed, how fast this machine is, what will fit"),

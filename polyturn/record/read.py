@@ -254,6 +254,7 @@ def _trajectory(rest: Mapping[str, Any], before: _Written, where: str) -> dict[s
             "seat": rest["seat"], "policy": rest["policy"], "parent": rest["parent"],
             "messages": [messages[i] for i in range(rest["message_count"])], "turns": turns,
             "spans": [spans[i] for i in range(rest["span_count"])], "stop": rest["stop"],
+            "tools": rest.get("tools", []),
         }
     except KeyError as error:
         raise BadInput(f"{where}: turns.jsonl lacks turn, message or span {error} of seat {rest['seat']}") from None
@@ -276,7 +277,7 @@ def _unfinished(before: _Written) -> dict[str, Any]:
         who = (seat, policy)
         turns = [t for t in before.turns.values() if (t["seat"], t["policy"]) == who]
         trajectories.append({
-            "seat": seat, "policy": policy, "parent": None, "stop": None, "turns": turns,
+            "seat": seat, "policy": policy, "parent": None, "stop": None, "turns": turns, "tools": [],
             "messages": _without_holes(before.messages[who], f"{before.id}, seat {seat}, messages"),
             "spans": _without_holes(before.spans[who], f"{before.id}, seat {seat}, spans"),
         })

@@ -43,7 +43,7 @@ from polyturn.types import EMPTY, Episode, Message, Score, Seat, Span, Trajector
 TURN, MESSAGE, SPAN = shape_of(Turn), shape_of(Message), shape_of(Span)
 _TURN_FIELDS = columns(Turn)
 _EPISODE_FIELDS = {name: shape for name, shape in columns(Episode).items() if name != "trajectories"}
-_STOP, _PARENT = columns(Trajectory)["stop"], columns(Trajectory)["parent"]
+_STOP, _PARENT, _TOOLS = (columns(Trajectory)[name] for name in ("stop", "parent", "tools"))
 _BY_SEAT, _METRICS = shape_of(Mapping[Seat, Score]), shape_of(Mapping[str, float])
 
 
@@ -289,6 +289,7 @@ def _rest(play: _Play, trajectory: Trajectory, what: str) -> dict[str, Any]:
         "seat": trajectory.seat, "policy": trajectory.policy,
         "parent": written(_PARENT, trajectory.parent, f"{what}.parent"),
         "stop": written(_STOP, trajectory.stop, f"{what}.stop"),
+        "tools": written(_TOOLS, trajectory.tools, f"{what}.tools"),
         "turns": [_changes(play.turns.get(turn.at), turn, f"{what}, turn at {turn.at}") for turn in trajectory.turns],
         "message_count": len(trajectory.messages), "messages": messages,
         "span_count": len(trajectory.spans), "spans": spans,

@@ -61,7 +61,7 @@ def test_every_field_has_a_column() -> None:
     assert list(top) == [
         "schema_version", "run_id", "attempt", "play", "id", "task", "seed", "group", "trial", "parent", "iteration",
         "train", "cast", "trajectories", "events", "final_json", "final_sha256", "stop", "error", "scores", "started",
-        "ended",
+        "ended", "source_json",
     ]
 
 

@@ -26,6 +26,7 @@ from polyturn.types import (
     Span,
     Stop,
     Task,
+    Tool,
     Trajectory,
     Turn,
     Usage,
@@ -153,7 +154,10 @@ class Drawn:
             own = tuple(range(first, len(spans)))
             messages.append(self.message(len(messages), tuple((seat, policy, i) for i in own)))
             turns.append(self.turn(at, seat, policy, len(messages) - 1, len(messages) - 1, own))
-        return Trajectory(seat, policy, parent, tuple(messages), tuple(turns), tuple(spans), self.maybe(self.stop()))
+        tools = tuple(Tool(f"t{i}", self.text(), {"type": "object", "properties": {}}, "read") for i in range(
+            self.count(2)))
+        return Trajectory(seat, policy, parent, tuple(messages), tuple(turns), tuple(spans), self.maybe(self.stop()),
+                          tools)
 
     def episode(self, name: str) -> Episode:
         """An episode as it stands when it ends, before verifiers looked at it."""
@@ -166,7 +170,7 @@ class Drawn:
             frozenset({"seat.0", "seat.1"}), {"seat.0": info}, self.trajectories(),
             tuple(event for _ in range(self.count(3))), self.maybe(self.mapping()), "ff" * 32, self.stop(),
             self.maybe(self.text()), {"exact": {"seat.0": self.score()}} if self.plain.random() < 0.3 else {},
-            self.number(), self.number(),
+            self.number(), self.number(), self.maybe({"format": "none", "residual": self.mapping()}),
         )
 
 

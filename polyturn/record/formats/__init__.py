@@ -1,0 +1,1 @@
+"""Foreign formats: one file each, between its records and our episodes."""

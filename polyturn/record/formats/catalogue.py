@@ -1,0 +1,66 @@
+"""The formats by name: one literal table, and the module of a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from polyturn.errors import UnknownName
+from polyturn.record.formats.chat import Store
+from polyturn.record.formats.check import Field
+from polyturn.types import Episode
+
+FORMATS = (
+    {"name": "openai", "module": "openai", "files": ".jsonl", "unit": "dialogue",
+     "about": "OpenAI fine-tuning rows: messages, tools, weight 0 on replies that are not to be learned"},
+    {"name": "openai-preference", "module": "openai_preference", "files": ".jsonl", "unit": "pair",
+     "about": "OpenAI preference rows: input, preferred_output, non_preferred_output"},
+    {"name": "chatml", "module": "chatml", "files": ".jsonl .parquet", "unit": "dialogue",
+     "about": "a column of chat messages beside free columns"},
+    {"name": "sharegpt", "module": "sharegpt", "files": ".jsonl .json", "unit": "dialogue",
+     "about": "conversations of from and value"},
+    {"name": "tau-bench", "module": "tau_bench", "files": ".json .jsonl", "unit": "dialogue",
+     "about": "results of tau-bench: task, trial, reward, dialogue"},
+    {"name": "who-and-when", "module": "who_and_when", "files": "/ .json .jsonl", "unit": "document",
+     "about": "logs of teams that failed, with who made the decisive mistake, and when"},
+)
+"""One mapping a format: its name, its module in this folder, the files it stands in, what one record is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """What an export may use: the media of the run, and the seats that were asked for (none: those that learn)."""
+
+    store: Store = Store()
+    seats: tuple[str, ...] = ()
+
+
+class Format(Protocol):
+    """What a module of this folder has. A format whose records are parts of one document also has ``split(document:
+    Field) -> list[Field]`` and ``joined(records) -> list[document]``."""
+
+    def episodes(self, record: Field, store: Store) -> list[Episode]:
+        """The episodes of one record, checked. Raises: BadInput, with the place."""
+
+    def records(self, group: Sequence[Episode], give: Give) -> Iterator[Any]:
+        """The records of a group of episodes, as JSON values."""
+
+
+def entry(name: str) -> dict[str, str]:
+    """The row of a format. Raises: UnknownName."""
+    for row in FORMATS:
+        if row["name"] == name:
+            return row
+    raise UnknownName("format", name, (row["name"] for row in FORMATS))
+
+
+def format_named(name: str) -> Format:
+    """The module of a format."""
+    return cast(Format, import_module(f"polyturn.record.formats.{entry(name)['module']}"))
+
+
+def part(name: str, what: str) -> Callable[..., Any] | None:
+    """An optional function of a format's module."""
+    return getattr(import_module(f"polyturn.record.formats.{entry(name)['module']}"), what, None)

@@ -1,0 +1,164 @@
+"""Every format: what is imported comes back as it was, bad input is named and loses nothing, runs export to all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyturn.errors import BadInput, UnknownName
+from polyturn.media import Media
+from polyturn.record.formats.catalogue import FORMATS, entry, part
+from polyturn.record.formats.exchange import export_run, import_file, read_foreign, write_foreign
+from polyturn.record.read import read_episodes
+from polyturn.record.rules import broken_rules
+from tests.record.formats.foreign import WRITERS, drawn
+from tests.record.generated import same
+
+NAMES = [row["name"] for row in FORMATS]
+DRAWN = 60
+
+
+def write(path: Path, format: str, records: list[Any]) -> Path:
+    """The records in a file of the first ending that the format has (documents: a folder)."""
+    ending = entry(format)["files"].split()[0]
+    if ending == "/":
+        path.mkdir()
+        for number, record in enumerate(records):
+            (path / f"{number:05d}.json").write_text(json.dumps(record))
+        return path
+    path = path.with_suffix(ending)
+    text = json.dumps(records) if ending == ".json" else "".join(f"{json.dumps(record)}\n" for record in records)
+    path.write_text(text)
+    return path
+
+
+def read(path: Path) -> list[Any]:
+    if path.is_dir():
+        return [json.loads(file.read_text()) for file in sorted(path.iterdir())]
+    if path.suffix == ".json":
+        found = json.loads(path.read_text())
+        return found if isinstance(found, list) else [found]
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_format_is_tried_here() -> None:
+    assert sorted(WRITERS) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_import_export_import_is_a_fixed_point(format: str, tmp_path: Path) -> None:
+    """60 random records: the export equals the source, the second import equals the first, all rules hold."""
+    records = drawn(format, DRAWN)
+    first = import_file(write(tmp_path / "in", format, records), format, tmp_path / "a")
+    assert first.records >= len(records) and not first.bad
+    out = tmp_path / ("out" if entry(format)["files"].startswith("/") else f"out{entry(format)['files'].split()[0]}")
+    moved = export_run(tmp_path / "a", format, out)
+    assert read(out) == json.loads(json.dumps(records))
+    import_file(out, format, tmp_path / "b")
+    before, after = list(read_episodes(tmp_path / "a")), list(read_episodes(tmp_path / "b"))
+    assert len(before) == first.episodes == moved.episodes
+    assert all(same(a, b) for a, b in zip(before, after, strict=True))
+    assert not [found for episode in before for found in broken_rules(episode)]
+    assert len({episode.id for episode in before}) == len(before)
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_what_is_kept_aside_is_little(format: str, tmp_path: Path) -> None:
+    """A record is read, not merely carried: whatever text its messages hold is in the episode's messages."""
+    media = Media(tmp_path)
+    said = 0
+    path = write(tmp_path / "in", format, drawn(format, 20))
+    for episode in read_foreign(path, format, media=media):
+        residual = (episode.source or {}).get("residual", {"set": {}})
+        assert "" not in residual["set"], "the whole record was put aside"
+        said += sum(len(m.text) + len(m.calls) for t in episode.trajectories for m in t.messages)
+    assert said > 100
+
+
+@pytest.mark.parametrize("format", NAMES)
+@pytest.mark.parametrize("bad", [
+    "{", "[]", "null", "3", '"text"', "{}", '{"messages": []}', '{"messages": [{"role": "alien", "content": "x"}]}',
+    '{"messages": [{"role": "user"}, 3]}', '{"messages": {"role": "user"}}', '{"a": 1, "a": 2}',
+    '{"conversations": [{"from": "human", "value": 3}]}', '{"input": [], "preferred_output": []}', "[" * 5000,
+    '{"traj": [{"content": "x"}]}', '{"history": "x"}', '{"steps": [{"step_id": 1}]}', '{"nodes": [{"parent": 5}]}',
+])
+def test_bad_input_is_named_and_nothing_is_made(format: str, bad: str, tmp_path: Path) -> None:
+    path = tmp_path / ("in.jsonl" if ".jsonl" in entry(format)["files"] else "in.json")
+    path.write_text(f"{bad}\n")
+    with pytest.raises(BadInput, match=r"in\.jsonl?"):
+        import_file(path, format, tmp_path / "run")
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_bad_line_is_passed_over_only_on_request(tmp_path: Path) -> None:
+    good = drawn("openai", 3)
+    lines = [json.dumps(good[0]), "{", json.dumps({"messages": [{"role": "user", "content": 7}]}), json.dumps(good[1])]
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=r"in\.jsonl, line 2: not JSON"):
+        import_file(path, "openai", tmp_path / "run")
+    moved = import_file(path, "openai", tmp_path / "run", skip_bad=True)
+    assert (moved.records, moved.episodes, len(moved.bad)) == (2, 2, 2)
+    assert "line 3.messages[0].content: is 7; expected a list" in moved.bad[1]
+    export_run(tmp_path / "run", "openai", tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == good[:2]
+
+
+def test_numbers_that_are_not_finite_are_kept_as_texts(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"messages": [{"role": "assistant", "content": "x"}], "a": NaN, "b": -Infinity, "c": 1e999}\n')
+    import_file(path, "chatml", tmp_path / "run")
+    found = next(read_episodes(tmp_path / "run")).source or {}
+    assert found["residual"]["set"] == {"/a": "NaN", "/b": "-Infinity", "/c": "1e999"}
+
+
+def test_media_stay_in_their_folder(tmp_path: Path) -> None:
+    """Data in a message become files named by their hash; addresses, of files too, are never opened."""
+    (tmp_path / "secret.txt").write_text("secret")
+    urls = ["data:image/png;base64,aGVsbG8=", f"file://{tmp_path}/secret.txt", "../secret.txt", "/etc/passwd",
+            "https://example.org/x.png", "data:image/png;base64,***", "data:../../x;base64,aGVsbG8="]
+    record = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": u}} for u in urls]},
+                           {"role": "assistant", "content": "ok"}]}
+    import_file(write(tmp_path / "in", "openai", [record]), "openai", tmp_path / "run")
+    parts = next(read_episodes(tmp_path / "run")).trajectories[0].messages[0].parts
+    assert [part.media is not None for part in parts] == [True] + [False] * 6
+    stored = [path for path in (tmp_path / "run" / "media").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in stored] == [b"hello"]
+    export_run(tmp_path / "run", "openai", tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == [record]
+
+
+def test_an_edited_episode_is_exported_as_it_is_now(tmp_path: Path) -> None:
+    """What was put aside goes back; what the episode holds is what it says now."""
+    from dataclasses import replace
+
+    record = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "x": 1}], "y": 2}
+    episode = next(read_foreign(write(tmp_path / "in", "openai", [record]), "openai"))
+    trajectory = episode.trajectories[0]
+    messages = (trajectory.messages[0], trajectory.messages[1].edited(parts="b"))
+    edited = replace(episode, trajectories=(replace(trajectory, messages=messages),))
+    assert list(write_foreign([edited], "openai")) == [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b", "x": 1}], "y": 2}]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = write(tmp_path / "in", "chatml", drawn("chatml", 2))
+    import_file(path, "chatml", tmp_path / "run")
+    with pytest.raises(BadInput, match="is not empty"):
+        import_file(path, "chatml", tmp_path / "run")
+    with pytest.raises(BadInput, match="exists; remove it"):
+        export_run(tmp_path / "run", "chatml", path)
+    with pytest.raises(UnknownName, match="did you mean 'chatml'"):
+        import_file(path, "chatm", tmp_path / "other")
+    with pytest.raises(BadInput, match=r"no record of chatml"):
+        export_run(tmp_path / "run", "chatml", tmp_path / "x.jsonl", where="task.family = 'none'")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_formats_of_one_document_are_whole(tmp_path: Path) -> None:
+    """Where a module splits a document, it joins it again."""
+    for name in NAMES:
+        assert (part(name, "split") is None) == (part(name, "joined") is None), name
