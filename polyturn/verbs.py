@@ -55,10 +55,11 @@ def run(
     ``settings`` are fields of the recipe's Settings: ``run("quickstart", seed=1)``. Raises: UnknownName, BadInput, and
     what the recipe raises.
     """
-    from polyturn.cli.recipe import load, with_values
+    from polyturn.cli.recipe import load, refuse_idle, with_values
     from polyturn.cli.run import Order, execute, unused
 
     found = load(recipe)
+    refuse_idle(found, with_values(found, settings), deterministic=deterministic)
     place = unused(Path(runs) / f"{found.name}-{time.strftime('%Y%m%d-%H%M%S')}") if folder is None else Path(folder)
     order = Order(found, recipe, with_values(found, settings), place, deterministic=deterministic)
     return waited(execute(order, quiet=quiet))

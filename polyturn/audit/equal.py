@@ -19,7 +19,7 @@ from polyturn.audit.update import Update
 from polyturn.types import Finding
 
 ROUNDING = 1e-9
-FEWEST = 3
+FEWEST = 10
 """Updates without any signal from which on a stage is said to have none."""
 
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from polyturn.cli.main import USER_MODULE
 from polyturn.cli.parse import check_flags
@@ -22,6 +22,10 @@ from polyturn.protocols import Match
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 MOST_FIELDS = 20
+
+
+Needs: TypeAlias = Sequence[tuple[tuple[str, ...], Mapping[str, tuple[Any, ...]]]]
+"""Pairs of settings and, by other setting, the values with which they do anything; () = any but an empty one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Recipe:
     held_out: Callable[[Any], Sequence[Match]] | None = None
     foresee: Callable[[Any], Mapping[str, Any]] | None = None
     text: Callable[[Mapping[str, Any]], str] | None = None
+    needs: Needs = ()
 
     @property
     def source(self) -> str:
@@ -67,7 +72,9 @@ def load(subject: str) -> Recipe:
     _check_fields(subject, settings)
     path = Path(str(module.__file__))
     optional = {name: getattr(module, name, None) for name in ("held_out", "foresee", "text")}
-    return Recipe(path.stem, path, settings, main, **optional)
+    needs: Needs = getattr(module, "NEEDS", ())
+    _check_needs(subject, settings, needs)
+    return Recipe(path.stem, path, settings, main, **optional, needs=needs)
 
 
 def module_of(file: str) -> ModuleType:
@@ -99,6 +106,41 @@ def _check_fields(subject: str, settings: type[Any]) -> None:
         raise BadInput(f"{subject}: Settings.{bare[0]} has no default; every field needs one")
     if len(own) > MOST_FIELDS:
         raise BadInput(f"{subject}: Settings has {len(own)} fields; at most {MOST_FIELDS}")
+
+
+def _check_needs(subject: str, settings: type[Any], needs: Needs) -> None:
+    known = [f.name for f in fields(settings)]
+    for name in (name for own, others in needs for name in (*own, *others)):
+        if name not in known:
+            raise UnknownName(f"setting in NEEDS of {subject}", name, known)
+
+
+def refuse_idle(recipe: Recipe, settings: Any, *, deterministic: bool = False) -> None:
+    """Nothing, where every setting that differs from its default does something.
+
+    Raises: BadInput naming each one that another setting switches off, with what it needs. ``deterministic`` runs
+    compute in float32, whatever a setting ``dtype`` says.
+    """
+    default, found = recipe.settings(), []
+    changed = [f.name for f in fields(settings) if getattr(settings, f.name) != getattr(default, f.name)]
+    for name in changed:
+        wants = [item for own, others in recipe.needs if name in own for item in others.items()]
+        for other, values in wants:
+            now = getattr(settings, other)
+            if now in values if values else now:
+                continue
+            wanted = " or ".join(str(value) or "left out" for value in values) or "set"
+            found.append(f"{_flag(name)} {getattr(settings, name)} needs {_flag(other)} to be {wanted} (it is {now!r})")
+            break
+    if deterministic and "dtype" in changed and settings.dtype != "float32":
+        found.append(f"--dtype {settings.dtype} has no effect with --deterministic, which computes in float32")
+    if found:
+        raise BadInput(f"{recipe.name}: {'these settings' if len(found) > 1 else 'this setting'} would do nothing: "
+                       f"{'; '.join(found)}. Leave out what has no effect, or change what switches it off")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def flags(settings: type[Any]) -> list[str]:

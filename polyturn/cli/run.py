@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyturn.cli.parse import Parser, finite, print_json
-from polyturn.cli.recipe import Recipe, flags, load, read_settings, shipped, with_values
+from polyturn.cli.recipe import Recipe, flags, load, read_settings, refuse_idle, shipped, with_values
 from polyturn.errors import BadInput
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _help(parser: Parser, subject: str | None) -> int:
 
 
 def fresh(asked: argparse.Namespace, subject: str | None, rest: Sequence[str], parser: Parser) -> Order:
-    """The order for a new run."""
+    """The order for a new run. Raises: BadInput for settings that would do nothing."""
     if subject is None:
         raise BadInput(f"no recipe given; expected one of {', '.join(shipped())} or a .py file")
     recipe = load(subject)
@@ -83,6 +83,7 @@ def fresh(asked: argparse.Namespace, subject: str | None, rest: Sequence[str], p
     if clash:
         raise BadInput(f"{subject}: Settings makes {clash[0]}, which polyturn run has for itself; rename the field")
     settings = read_settings(recipe, rest, parser.flags())
+    refuse_idle(recipe, settings, deterministic=asked.deterministic)
     return Order(recipe, subject, settings, _folder(asked, recipe), deterministic=asked.deterministic)
 
 

@@ -11,6 +11,9 @@ A recipe is a module with
   whose player's policy is ``"main"``.
 - optional ``foresee(settings)``: ``{"seconds": ..., "bytes": ..., "usd": ..., "stages": {name: seconds}}``: what
   ``run --dry-run`` shows; the stages, named as the progress names them and in order, give the time left.
+- optional ``NEEDS``: pairs of settings and what they need to do anything, ``(("warm_lr",), {"warm_updates": ()})``: for
+  each other setting the values that will do, ``()`` = any but an empty one, as 0. ``polyturn run`` refuses a setting
+  that would do nothing, and says which.
 - optional ``text(results)``: what ``polyturn run`` prints at the end, e.g. a table.
 
 The same holds for a user's own file: ``polyturn run path/to/recipe.py``.

@@ -92,6 +92,12 @@ class Settings:
     """Episodes played at once."""
 
 
+NEEDS = (
+    (("every",), {"arm": ("scaled",)}),
+    (("warm_lr",), {"warm_updates": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Trains until the environment steps are spent, and rates held-out tasks before and after."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

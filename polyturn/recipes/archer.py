@@ -102,6 +102,12 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("critic_updates", "actor_updates", "batch", "warmup", "gamma", "tau", "critic_lr", "baseline"),
+     {"arm": ("archer", "no_replay", "no_v")}),
+)
+
+
 STUDY = Study(
     outcome="return",
     arms={"archer": {"arm": "archer"}, "reinforce": {"arm": "reinforce"}, "no_replay": {"arm": "no_replay"},

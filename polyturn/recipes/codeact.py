@@ -114,6 +114,11 @@ class Settings:
     """Updates between checkpoints."""
 
 
+NEEDS = (
+    (("kept_replies",), {"mix": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Rates the model, lets it imitate the solver in one action space, rates it again."""
     async with Sandbox() as sandbox:

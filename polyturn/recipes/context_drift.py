@@ -97,6 +97,18 @@ class Settings:
     """Numbers to sample and compute with."""
 
 
+NEEDS = (
+    (("schedule", "at", "every", "threshold", "budget"), {"arm": ("both", "reminders")}),
+    (("at",), {"schedule": ("fixed",)}),
+    (("every",), {"schedule": ("every",)}),
+    (("threshold",), {"schedule": ("threshold", "budgeted")}),
+    (("budget",), {"schedule": ("budgeted",)}),
+    (("reference_model",), {"reference": ("second", "checkpoint")}),
+    (("noise",), {"reference": ("second",), "reference_model": ("",)}),
+    (("warm_lr",), {"warm_updates": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Plays the arms, reads them back, measures, reports."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

@@ -92,6 +92,13 @@ class Settings:
     """Numbers to sample and compute with; weights are float32 always."""
 
 
+NEEDS = (
+    (("coefficient",), {"arm": ("bonus", "hinge", "hinge_phase", "official")}),
+    (("low", "high", "alpha", "scope"), {"arm": ("hinge", "hinge_phase", "official")}),
+    (("warm_lr",), {"warm_updates": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Warms up if asked, trains, and rates held-out tasks before and after."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

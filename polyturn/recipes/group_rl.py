@@ -80,6 +80,12 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("warm_episodes", "warm_lr"), {"warm_updates": ()}),
+    (("groups", "rollouts", "lr"), {"iterations": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Trains on the environment that the settings name."""
     await learn(suite_of(settings.environment), settings, run)

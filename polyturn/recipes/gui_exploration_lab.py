@@ -106,6 +106,13 @@ class Settings:
     """Updates between checkpoints."""
 
 
+NEEDS = (
+    (("tasks", "top_k", "goal"), {"arm": ("mt_rl",)}),
+    (("steps", "rollouts", "temperature", "lr"), {"arm": ("st_rl", "mt_rl")}),
+    (("tasks", "top_k", "goal", "steps", "rollouts", "temperature", "lr"), {"iterations": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """The stages of the arm, then the scores."""
     lab = lab_of(settings)

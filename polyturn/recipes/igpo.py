@@ -107,6 +107,12 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("gamma",), {"arm": ("igpo", "igpo_joint", "igpo_log")}),
+    (("skill", "warm_lr"), {"warm_updates": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Warm-up, success before, reinforcement learning, success after."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

@@ -92,6 +92,11 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("warm_episodes", "warm_lr", "keep"), {"warm_updates": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Tables of the untrained, the imitating and the trained model, and of the scripted state writer for the memory."""
     model = open_model(

@@ -91,6 +91,12 @@ class Settings:
     """Numbers to sample and compute with; weights are float32 always."""
 
 
+NEEDS = (
+    (("careless", "warm_episodes", "warm_lr"), {"warm_updates": ()}),
+    (("iterations", "groups", "rollouts", "lr", "kl"), {"arm": ("live", "fixed")}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Imitates, reinforces, rates."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

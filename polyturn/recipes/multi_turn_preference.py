@@ -94,6 +94,14 @@ class Settings:
     """Rank of an adapter; 0 = all weights learn."""
 
 
+NEEDS = (
+    (("beta", "renew"), {"arm": ("m_dpo", "single_turn_dpo", "m_kto")}),
+    (("nll",), {"arm": ("m_dpo", "single_turn_dpo")}),
+    (("beta", "renew", "nll", "samples", "pairs", "lr"), {"rounds": ()}),
+    (("sft_episodes", "sft_lr"), {"sft_updates": ()}),
+)
+
+
 STUDY = Study(
     outcome="accuracy",
     arms={

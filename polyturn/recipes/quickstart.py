@@ -89,6 +89,11 @@ class Settings:
     """Episodes played at once."""
 
 
+NEEDS = (
+    (("groups", "rollouts", "lr"), {"iterations": ()}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """The whole run: rows of the table and stages in turn. The results are in ``results.json`` as they come."""
     run.progress.note("loading the model (the first time it is converted, which takes some seconds)")

@@ -107,6 +107,13 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("alpha",), {"arm": ("spiral", "seat_blind")}),
+    (("warm_lr",), {"warm_updates": ()}),
+    (("measure_every",), {"games": ("both", "kuhn_poker")}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Self-play, with exploitability on the way and wins by seat before and after."""
     dtype: Any = "float32" if run.deterministic else settings.dtype

@@ -94,6 +94,13 @@ class Settings:
     """Iterations between checkpoints."""
 
 
+NEEDS = (
+    (("warm_episodes", "warm_lr", "keep"), {"warm_updates": ()}),
+    (("summaries", "test_summaries"), {"arm": ("supo", "unmasked", "frozen")}),
+    (("denominator",), {"arm": ("supo",)}),
+)
+
+
 async def main(settings: Settings, run: Run) -> None:
     """Imitation, reinforcement learning, and tables before, after, and after with more summaries."""
     model = open_model(
