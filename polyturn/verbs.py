@@ -104,7 +104,7 @@ def evaluate(
     ``policy`` is a policy, or a word or folder as ``polyturn eval --policy`` takes it. ``agent`` makes the agent that
     plays (default: a plain chat agent with ``sampling`` and ``mask``). A recipe's held-out tasks: ``polyturn eval``.
     """
-    return waited(_evaluated(_matches(subject, tasks, trials, sampling, mask, agent), policy))
+    return waited(_evaluated(_matches(subject, tasks, trials, sampling, mask, agent), policy, isinstance(subject, str)))
 
 
 def play(
@@ -116,7 +116,8 @@ def play(
     >>> [episode.stop.kind for episode in play("guess_the_number", "oracle", tasks=2)]
     ['done', 'done']
     """
-    result = waited(_evaluated(_matches(subject, tasks, trials, sampling, mask, agent), policy))
+    matches = _matches(subject, tasks, trials, sampling, mask, agent)
+    result = waited(_evaluated(matches, policy, isinstance(subject, str)))
     return [episode for group in result.groups for episode in group]
 
 
@@ -130,7 +131,16 @@ def _matches(
     return held_out(suite, tasks=tasks, trials=trials, sampling=sampling, mask=mask, agent=agent)
 
 
-async def _evaluated(matches: Sequence[Match], policy: str | Policy) -> Result:
+async def _evaluated(matches: Sequence[Match], policy: str | Policy, own: bool) -> Result:
+    """The result; a suite that was made here (``own``) is closed."""
+    try:
+        return await _rated(matches, policy)
+    finally:
+        for match in matches[:1] if own else ():
+            await match.suite.close()
+
+
+async def _rated(matches: Sequence[Match], policy: str | Policy) -> Result:
     from polyturn.cli.evaluate import closed
     from polyturn.cli.policy import open_policy, seated
     from polyturn.cli.subject import MAIN

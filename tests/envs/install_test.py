@@ -13,28 +13,28 @@ from pathlib import Path
 import pytest
 
 from polyturn.cache import cache_folder
-from polyturn.envs.install import INSTALLABLE, Pinned, install, installed, is_installed, pinned
+from polyturn.envs.install import INSTALLABLE, Pinned, Wheel, install, installed, is_installed, pinned
 from polyturn.errors import BadInput, EnvironmentFailed, MissingPackage, UnknownName
 
 FILES = {"thing/__init__.py": "raise SystemExit('the package was run')\n", "thing/data/a.json": "{}",
          "thing/data/deep/b.txt": "b", "thing/other/c.txt": "c"}
 
 
-def wheel(folder: Path, files: Mapping[str, str] = FILES) -> Pinned:
-    """A wheel of ``thing`` 1.0, which declares a dependency that does not exist; and its pin."""
-    info = "thing-1.0.dist-info"
+def wheel(folder: Path, files: Mapping[str, str] = FILES, name: str = "thing") -> Pinned:
+    """A wheel of ``name`` 1.0, which declares a dependency that does not exist; and its pin."""
+    info = f"{name}-1.0.dist-info"
     meta = {
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\nRequires-Dist: no-such-dependency\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: no-such-dependency\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/licenses/LICENSE": "MIT",
     }
-    path = folder / "thing-1.0-py3-none-any.whl"
+    path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in {**files, **meta}.items():
-            archive.writestr(name, text)
-        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in (*files, *meta, f"{info}/RECORD")))
+        for inside, text in {**files, **meta}.items():
+            archive.writestr(inside, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{inside},,\n" for inside in (*files, *meta, f"{info}/RECORD")))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Pinned("thing", "1.0", digest, "MIT", 1, ("thing/data",), ("thing/data/a.json",))
+    return Pinned(name, "1.0", digest, "MIT", 1, ("thing/data",), ("thing/data/a.json",))
 
 
 @pytest.fixture
@@ -117,4 +117,19 @@ def test_what_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch
         installed("tau")
     with pytest.raises(UnknownName, match="did you mean 'tau'"):
         pinned("taux")
-    assert set(INSTALLABLE) == {"tau"}
+    assert {"tau", "bfcl"} <= set(INSTALLABLE)
+
+
+def test_packages_beside_it_are_fetched_with_it_by_their_hashes(
+    thing: dict[str, Pinned], tmp_path: Path
+) -> None:
+    beside = wheel(tmp_path / "wheels", {"helper/__init__.py": "X = 1\n"}, "helper")
+    both = {"thing": replace(
+        thing["thing"], keep=("thing/data", "helper"), needs=("thing/data/a.json", "helper/__init__.py"),
+        beside=(Wheel("helper", "1.0", ("0" * 64, beside.sha256)),),
+    )}
+    folder = install("thing", lambda line: None, both)
+    assert (folder / "helper/__init__.py").is_file() and folder != thing["thing"].folder
+    wrong = {"thing": replace(both["thing"], beside=(Wheel("helper", "1.0", ("0" * 64,)),))}
+    with pytest.raises(EnvironmentFailed, match="HASHES"):
+        install("thing", lambda line: None, wrong)
