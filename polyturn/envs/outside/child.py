@@ -1,7 +1,7 @@
 """What runs in the process: answers lines of JSON with a function of an adapter's file.
 
-Run by :mod:`polyturn.envs.outside.process` as ``python -I -S child.py SITE SCRIPT MEGABYTES``, with the standard library
-and SITE alone.
+Run by :mod:`polyturn.envs.outside.process` as ``python -I -S child.py SITE SCRIPT MEGABYTES``, with the standard
+library and SITE alone.
 """
 
 from __future__ import annotations
