@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer, Ask
 from polyturn.seeds import generator
 from polyturn.testing import check_suite
-from polyturn.types import Call, Message, Task, assistant
+from polyturn.types import Call, Message, assistant
 from tests.envs.drive import Driven, drive
 
 MAKERS = {"base": bfcl_base, "miss_func": bfcl_miss_func, "miss_param": bfcl_miss_param,
@@ -72,13 +73,9 @@ async def test_gold_replay_solves_all(category: str) -> None:
 
 
 def test_the_splits_share_no_entry_in_any_category() -> None:
-    numbers = {split: {task.id.split("/")[1] for maker in MAKERS.values() for task in first(maker().tasks(split), 100)}
+    numbers = {split: {task.id.split("/")[1] for maker in MAKERS.values() for task in islice(maker().tasks(split), 100)}
                for split in ("train", "test")}
     assert not numbers["train"] & numbers["test"] and len(numbers["test"]) == 100
-
-
-def first(tasks: Iterator[Task], count: int) -> list[Task]:
-    return [task for task, _ in zip(tasks, range(count), strict=False)]
 
 
 ORIGINAL = '''

@@ -96,6 +96,6 @@ def gold_call(text: str, tools: Sequence[Tool]) -> tuple[str, dict[str, Any]]:
         raise BadInput(f"the gold call {text!r} is no call of a function")
     name = tree.func.id
     named = next((list(tool.parameters["properties"]) for tool in tools if tool.name == name), [])
-    found = dict(zip(named, [ast.literal_eval(value) for value in tree.args], strict=False))
+    found = dict(zip(named[: len(tree.args)], [ast.literal_eval(value) for value in tree.args], strict=True))
     found.update({str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords})
     return name, found
