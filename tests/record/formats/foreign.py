@@ -134,9 +134,37 @@ def who_and_when(w: Writer) -> Any:
             "mistake_step": str(w.plain.randrange(len(history)))}
 
 
+def trl_sft(w: Writer) -> Any:
+    messages = w.messages(objects=True, media=False)
+    tools = w.maybe(lambda: {"tools": w.tools()})
+    if w.plain.random() < 0.5:
+        return {"messages": messages, **tools, **w.mapping()}
+    first = w.plain.randint(0, len(messages) - 1)
+    return {"prompt": messages[:first], "completion": messages[first:], **tools}
+
+
+def trl_preference(w: Writer) -> Any:
+    prompt = w.messages(objects=True, last=False, media=False)
+    chosen, rejected = [{"role": "assistant", "content": "yes"}], [{"role": "assistant", "content": "no"}]
+    more = w.maybe(lambda: {"tools": w.tools()})
+    if w.plain.random() < 0.5:
+        return {"chosen": [*prompt, *chosen], "rejected": [*prompt, *rejected], **more}
+    return {"prompt": prompt, "chosen": chosen, "rejected": [*rejected, *w.messages(media=False)], **more}
+
+
+def trl_grpo(w: Writer) -> Any:
+    count = w.plain.randint(1, 8)
+    mask = [1, *(w.plain.randint(0, 1) for _ in range(count - 1))]
+    logprobs = [-w.plain.random() if one else 0.0 for one in mask]
+    return {"prompt": w.messages(objects=True, last=False, media=False), "prompt_ids": [1, 2, 3],
+            "completion_ids": [w.plain.randint(0, 40000) for _ in mask], "logprobs": logprobs,
+            **w.maybe(lambda: {"env_mask": mask}), **w.maybe(lambda: {"reward": w.plain.random()}), **w.mapping()}
+
+
 WRITERS: dict[str, Callable[[Writer], Any]] = {
     "openai": openai, "openai-preference": openai_preference, "chatml": chatml, "sharegpt": sharegpt,
     "tau-bench": tau_bench, "who-and-when": who_and_when,
+    "trl-sft": trl_sft, "trl-preference": trl_preference, "trl-grpo": trl_grpo,
 }
 
 
