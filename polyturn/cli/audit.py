@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = ("polyturn audit runs/quickstart-20260101-120000", "polyturn audit runs/quickstart-20260101-120000 --checks",
             "polyturn audit runs/quickstart-20260101-120000 --json")
-MOST_SHOWN = 20
+MOST_SHOWN = 2
+"""Faults of one kind."""
 
 
 def command(name: str, arguments: list[str]) -> int:
@@ -41,10 +42,13 @@ def lines(report: AuditReport, *, checks: bool = False) -> list[str]:
 
     said = [f"{report.tokens} trained tokens on {report.paths} paths, {report.updates} updates: "
             f"{len(report.faults)} faults"]
-    said += [f"! {fault.name} ({_where(fault)}): {fault.reason}; found {fault.value}"
-             for fault in report.faults[:MOST_SHOWN]]
-    if len(report.faults) > MOST_SHOWN:
-        said.append(f"... and {len(report.faults) - MOST_SHOWN} more; --json lists them all")
+    by_name: dict[str, list[Finding]] = {}
+    for fault in report.faults:
+        by_name.setdefault(fault.name, []).append(fault)
+    for name, alike in by_name.items():
+        said += [f"! {name} ({_where(fault)}): {fault.reason}; found {fault.value}" for fault in alike[:MOST_SHOWN]]
+        if len(alike) > MOST_SHOWN:
+            said.append(f"  ... and {len(alike) - MOST_SHOWN} more of {name}; --json lists them all")
     if checks:
         said += [f"{'!' if report.checks[check] else 'ok':<2} {check:<22} {what}" + (
             f": {report.checks[check]}" if report.checks[check] else "") for check, what in LOOKS_FOR.items()]
