@@ -86,6 +86,12 @@ class Chat:
             known = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
         return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The whole tokenizer as the text that the library ``tokenizers`` reads; None for one that it did not make."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return None if backend is None else str(backend.to_str())
+
     # ------------------------------------------------------------ messages to ids
 
     def encode(

@@ -53,7 +53,7 @@ TESTS = [read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
 LAYER = {
     **dict.fromkeys(("types", "errors", "seeds", "paper", "cache"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs", "paths"), "1"),
-    **dict.fromkeys(("retrieval", "forest", "media"), "1"),
+    **dict.fromkeys(("retrieval", "forest", "media", "told"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),
     **dict.fromkeys(("policies", "contexts", "agents", "envs", "verifiers", "advantages", "losses"), "2b"),
     **dict.fromkeys(("rollout", "learn"), "3a"),

@@ -12,6 +12,7 @@ from polyturn.advantages.group import units_BK
 from polyturn.advantages.turn import as_tokens
 from polyturn.arrays import Advantage, Turns
 from polyturn.errors import BadInput, UnknownName
+from polyturn.told import among, tell
 from polyturn.types import FloatArray
 
 
@@ -49,7 +50,8 @@ class ByFamily:
             if family not in self.rules:
                 raise UnknownName("family with an advantage", family, self.rules)
             part = only(turns, family)
-            credit_N = credit_N + as_tokens(self.rules[family](part), part)
+            with among(turns.family_B == family):
+                credit_N = credit_N + as_tokens(self.rules[family](part), part)
         return divided_N(turns, credit_N, squares(turns, credit_N), 1e-6) if self.scaled else credit_N
 
     def observe(self, turns: Turns) -> None:
@@ -142,4 +144,5 @@ def divided_N(turns: Turns, credit_N: FloatArray, square: Mapping[str, float], e
         np.sqrt(square[family]) + epsilon if family in square else 1.0 for family in turns.family_B.tolist()
     ], np.float64)
     divided: FloatArray = credit_N / scale_B[turns.tokens.trajectory_N]
+    tell("scale", "N", divided, value=credit_N, divisor=scale_B[turns.tokens.trajectory_N], key=["family"])
     return divided

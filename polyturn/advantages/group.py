@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from polyturn.arrays import BoolArray, Turns
 from polyturn.errors import BadInput, UnknownName
+from polyturn.told import tell
 from polyturn.types import FloatArray, IntArray
 
 Centre: TypeAlias = Literal["mean", "leave_one_out", "none"]
@@ -127,6 +128,28 @@ def normalise_I(
     >>> normalise_I(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 1]), np.ones(3), scale="population", epsilon=0.0)
     array([ 1., -1.,  0.])
     """
+    return _normal(value_I, key_I, weight_I, centre, scale, epsilon, singleton).out_I
+
+
+@dataclass(frozen=True, slots=True)
+class _Normal:
+    """``out = (value - centre) / divisor``, but for sets with nothing to compare; ``count`` = the weight of the set."""
+
+    out_I: FloatArray
+    centre_I: FloatArray
+    divisor_I: FloatArray
+    count_I: FloatArray
+
+    def told(self, shape: tuple[int, ...]) -> dict[str, FloatArray]:
+        """Its numbers for :func:`polyturn.told.tell`."""
+        return {"centre": self.centre_I.reshape(shape), "divisor": self.divisor_I.reshape(shape),
+                "count": self.count_I.reshape(shape)}
+
+
+def _normal(
+    value_I: FloatArray, key_I: IntArray, weight_I: FloatArray, centre: Centre, scale: Scale, epsilon: float,
+    singleton: Singleton,
+) -> _Normal:
     _check_choices(centre, scale, singleton)
     n_J = int(key_I.max(initial=-1)) + 1
 
@@ -143,14 +166,16 @@ def normalise_I(
     if centre == "leave_one_out":
         others_I = weight_J[key_I] - weight_I
         out_I = off_I * weight_J[key_I] / np.where(others_I > 0, others_I, 1.0)
+    centre_I, divisor_I = value_I - out_I, np.ones(len(value_I))
     if scale != "none":
         degrees_J = np.maximum(weight_J - 1, 1.0) if scale == "sample" else divisor_J
         spread_J = np.sqrt(square_J / degrees_J)
         flat_J = equal_J if scale != "root_mean_square" else square_J == 0
-        out_I = out_I / np.where(flat_J, 1.0, spread_J + epsilon)[key_I]
+        divisor_I = np.where(flat_J, 1.0, spread_J + epsilon)[key_I]
+        out_I = out_I / divisor_I
     single_J = (weight_J > 0) & (weight_J < 1.5)
     out_I = np.where(single_J[key_I], value_I if singleton == "keep" else 0.0, out_I)
-    return np.where((weight_J > 0)[key_I], out_I, 0.0)
+    return _Normal(np.where((weight_J > 0)[key_I], out_I, 0.0), centre_I, divisor_I, weight_J[key_I])
 
 
 def _check_choices(centre: str, scale: str, singleton: str) -> None:
@@ -183,11 +208,12 @@ def normalise_BK(
     """
     if centre == "leave_one_out" and unit == "rollout":
         raise BadInput("leave_one_out by rollout compares whole rollouts: use group_relative, or unit turn or token")
-    out_I = normalise_I(
-        value_BK.ravel(), keys_BK(turns, key).ravel(), units_BK(turns, unit).ravel(), centre=centre, scale=scale,
-        epsilon=epsilon, singleton=singleton,
-    )
-    return np.where(live_BK(turns), out_I.reshape(value_BK.shape), 0.0)
+    normal = _normal(
+        value_BK.ravel(), keys_BK(turns, key).ravel(), units_BK(turns, unit).ravel(), centre, scale, epsilon, singleton)
+    out_BK = np.where(live_BK(turns), normal.out_I.reshape(value_BK.shape), 0.0)
+    tell("normalise", "BK", out_BK, value=value_BK, **normal.told(value_BK.shape), key=list(key), unit=unit, by=centre,
+         scale=scale, epsilon=epsilon)
+    return out_BK
 
 
 # ---------------------------------------------------------------- inherit and broadcast
@@ -196,12 +222,15 @@ def normalise_BK(
 def total_B(turns: Turns, channels: Sequence[str] = ("score",)) -> FloatArray:
     """What each row was paid over all its turns, the dropped ones included."""
     total: FloatArray = turns.reward_BK(channels).sum(axis=1)
+    tell("channels", "B", total, **{f"paid {name}": turns.reward_BK((name,)).sum(axis=1) for name in channels})
     return total
 
 
 def inherit_B(value_B: FloatArray, turns: Turns) -> FloatArray:
     """Each row's root's value."""
-    return value_B[turns.root_B]
+    own_B = value_B[turns.root_B]
+    tell("inherit", "B", own_B, root=turns.seat_B[turns.root_B])
+    return own_B
 
 
 def broadcast_BK(value_B: FloatArray, turns: Turns) -> FloatArray:
@@ -221,11 +250,12 @@ def group_relative(
 
     Raises: BadInput for an unknown channel, UnknownName for an unknown key or rule.
     """
-    normal_B = normalise_I(
-        total_B(turns, channels), keys_B(turns, key), counted_B(turns).astype(np.float64), centre=centre, scale=scale,
-        epsilon=epsilon, singleton=singleton,
-    )
-    return broadcast_BK(inherit_B(normal_B, turns), turns)
+    total = total_B(turns, channels)
+    counts_B = counted_B(turns).astype(np.float64)
+    normal = _normal(total, keys_B(turns, key), counts_B, centre, scale, epsilon, singleton)
+    tell("normalise", "B", normal.out_I, value=total, **normal.told(total.shape), key=list(key), unit="rollout",
+         by=centre, scale=scale, epsilon=epsilon)
+    return broadcast_BK(inherit_B(normal.out_I, turns), turns)
 
 
 def group_centred(
@@ -281,8 +311,16 @@ class RoleBaseline:
 
     def __call__(self, turns: Turns) -> FloatArray:
         before_B, _ = self._moved(turns)
-        credit_BK = broadcast_BK(inherit_B(total_B(turns, self.channels) - before_B, turns), turns)
-        return credit_BK if self.gamma == 1 else credit_BK * self.gamma ** left_BK(turns)
+        total = total_B(turns, self.channels)
+        tell("normalise", "B", total - before_B, value=total, centre=before_B, key=list(self.key), unit="rollout",
+             by="running baseline", alpha=self.alpha, order=self.order)
+        credit_BK = broadcast_BK(inherit_B(total - before_B, turns), turns)
+        if self.gamma == 1:
+            return credit_BK
+        left = left_BK(turns)
+        out_BK = credit_BK * self.gamma**left
+        tell("accumulate", "BK", out_BK, value=credit_BK, gamma=self.gamma, left=left, unit="turn")
+        return out_BK
 
     def observe(self, turns: Turns) -> None:
         """Moves the baselines by this batch's scored roots."""
@@ -293,7 +331,7 @@ class RoleBaseline:
         known = dict(self.baseline)
         seen = known if self.order == "rollout" else self.baseline
         before = []
-        total = total_B(turns, self.channels).tolist()
+        total = turns.reward_BK(self.channels).sum(axis=1).tolist()
         roles: Iterable[tuple[str, ...]] = zip(*(_ROLE_KEYS[name](turns).tolist() for name in self.key), strict=True)
         roles = roles if self.key else [()] * len(total)
         for role, paid, counts in zip(roles, total, counted_B(turns).tolist(), strict=True):

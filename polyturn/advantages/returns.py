@@ -13,6 +13,7 @@ import numpy as np
 from polyturn.advantages.group import live_BK
 from polyturn.arrays import BoolArray, Turns, in_play
 from polyturn.errors import BadInput
+from polyturn.told import tell
 from polyturn.types import FloatArray, IntArray
 
 # ---------------------------------------------------------------- accumulate
@@ -69,7 +70,9 @@ def inherit_BK(value_BK: FloatArray, turns: Turns) -> FloatArray:
     """Each turn's value; for a sub-seat, the value of the root's turn that it served. 0 where there is no credit."""
     served = served_BK(turns)
     of_root_BK = value_BK[turns.root_B[:, None], served]
-    return np.where(live_BK(turns) & (served >= 0), of_root_BK, 0.0)
+    own_BK = np.where(live_BK(turns) & (served >= 0), of_root_BK, 0.0)
+    tell("inherit", "BK", own_BK, served=served)
+    return own_BK
 
 
 def rewards_BK(turns: Turns, channels: Sequence[str] = ("score",)) -> FloatArray:
@@ -84,6 +87,7 @@ def rewards_BK(turns: Turns, channels: Sequence[str] = ("score",)) -> FloatArray
         paid_BK[b] = 0.0
         for k, (start, end) in enumerate(zip(served[b, :count].tolist(), ends, strict=True)):
             paid_BK[b, k] = reward_BK[turns.root_B[b], max(start, 0):max(end, 0)].sum()
+    tell("channels", "BK", paid_BK, **{f"paid {name}": turns.reward_BK((name,)) for name in channels})
     return paid_BK
 
 
@@ -96,7 +100,9 @@ def returns_BK(turns: Turns, *, channels: Sequence[str] = ("score",), gamma: flo
     Stages: channels, inherit, accumulate (turns). 0 for turns that cannot have credit.
     """
     reward_BK = rewards_BK(turns, channels)
-    return gae(reward_BK, np.zeros(reward_BK.shape), live_BK(turns), turns.bootstrap_B, gamma=gamma, lambda_=1.0)
+    out_BK = gae(reward_BK, np.zeros(reward_BK.shape), live_BK(turns), turns.bootstrap_B, gamma=gamma, lambda_=1.0)
+    tell("accumulate", "BK", out_BK, gamma=gamma, unit="turn", paid=reward_BK)
+    return out_BK
 
 
 def turn_gae(
@@ -115,7 +121,10 @@ def turn_gae(
     first, index = np.unique(place_N, return_index=True)
     value_BK.flat[first] = value_N[index]
     steps_BK = live_BK(turns) & (turns.tokens_BK > 0)
-    return gae(rewards_BK(turns, channels), value_BK, steps_BK, turns.bootstrap_B, gamma=gamma, lambda_=lambda_)
+    reward_BK = rewards_BK(turns, channels)
+    out_BK = gae(reward_BK, value_BK, steps_BK, turns.bootstrap_B, gamma=gamma, lambda_=lambda_)
+    tell("accumulate", "BK", out_BK, gamma=gamma, lambda_=lambda_, unit="turn", paid=reward_BK, value=value_BK)
+    return out_BK
 
 
 # ---------------------------------------------------------------- by token
@@ -174,4 +183,5 @@ def _over_tokens(
     live_BT[row_N, column_N] = live_BK(turns)[row_N, turn_N]
     advantage_BT = gae(reward_BT, value_BT, live_BT, turns.bootstrap_B, gamma=gamma, lambda_=lambda_)
     advantage_N: FloatArray = advantage_BT[row_N, column_N]
+    tell("accumulate", "N", advantage_N, gamma=gamma, lambda_=lambda_, unit="token", value=value_N)
     return advantage_N

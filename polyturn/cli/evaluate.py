@@ -141,6 +141,9 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
         progress.sample(episode)
         progress.iteration(next(done), {})
 
+    chat = getattr(policy, "chat", None)
+    if chat is not None and chat.tokenizer_json is not None:
+        recorder.tokenizer(chat.tokenizer_sha256, chat.tokenizer_json)
     with recorder:
         try:
             pool = Pool(asked.concurrency, asked.retries)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from polyturn.advantages.turn import alike, as_tokens
 from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
 from polyturn.errors import BadInput, NotTrainable
+from polyturn.learn.account import account_of
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
 from polyturn.learn.split import split_gaps
+from polyturn.learn.words import in_words
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import token_mean
@@ -27,6 +30,7 @@ from polyturn.record.credit import Waiver, credit_rows
 from polyturn.rollout.borrowed import borrowed
 from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches, score_with
+from polyturn.told import listen
 from polyturn.types import Episode, FloatArray, Group, all_turns
 
 Metrics = dict[str, float]
@@ -64,6 +68,11 @@ class Rule:
         if self.updates < 1 or (self.on_policy and self.updates > 1):
             raise BadInput(f"updates is {self.updates} with on_policy={self.on_policy}; expected 1, or more without "
                            "on_policy, for then the old log-probabilities must be measured first")
+
+    def in_words(self) -> dict[str, Any]:
+        """What the record keeps of the rule, beside its loss."""
+        return {"advantage": in_words(self.advantage), "weighting": in_words(self.weighting),
+                "proportional": self.proportional}
 
 
 def imitation(weighting: Weighting = token_mean, filters: tuple[Filter, ...] = (without_errors,)) -> Rule:
@@ -127,6 +136,9 @@ async def train(
         done = run.at[1]
         run.restore(stage.parts)
         stage.model.publish(stage.learner.version)
+    chat = stage.model.chat
+    if chat.tokenizer_json is not None:
+        run.recorder.tokenizer(chat.tokenizer_sha256, chat.tokenizer_json)
     run.progress.stage(stage.name, stage.iterations)
     best = -np.inf
     for i in range(done, stage.iterations):
@@ -197,7 +209,8 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     _refuse_unproved(tokens, rule)
     measured = None if rule.on_policy else stage.learner.measure(tokens)
     turns = as_turns(tokens, measured)
-    advantage_N = as_tokens(rule.advantage(turns), turns)
+    with listen() as told:
+        advantage_N = as_tokens(rule.advantage(turns), turns)
     target_N = None if rule.target is None else rule.target(turns)
     weight_N = rule.weighting(turns, tokens)
     _tell(rule.advantage, turns)
@@ -213,9 +226,10 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     gaps = split_gaps(rule.loss, tokens, measured, last, columns, metrics["learner/loss"])
     _tell(rule.loss, replace(turns, measured=read))
     waiver: Waiver = "demonstrations" if rule.demonstrations else ""
+    account = account_of(
+        rule.loss, tokens, measured, last, columns, rule=rule.in_words(), told=told, updates=rule.updates)
     rows = credit_rows(
-        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version
-    )
+        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version, account=account)
     run.recorder.credit(i, rows)
     return {**metrics, **gaps, "credit/zero_groups": zero_groups(tokens, advantage_N)}
 

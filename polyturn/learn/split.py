@@ -57,6 +57,27 @@ def split_gaps(
     return gaps
 
 
+def push_N(
+    loss: Loss, tokens: Tokens, measured: Measured | None, read: Measured, columns: Columns
+) -> FloatArray:
+    """The derivative of the loss by each token's log-probability, before any clipping of the whole gradient's norm:
+    what the update does with the token, all things told. NaN for tokens of weight zero, which it never saw.
+
+    Arguments as for :func:`split_gaps`. Where weight and advantage are not 0 and this is, the loss's clip took the
+    token's gradient away. No model is run. Raises: what the loss raises.
+    """
+    old = read if measured is None else measured
+    weight_N = columns["weight_N"]
+    assert weight_N is not None
+    push = np.full(len(weight_N), np.nan)
+    if weight_N.any():
+        known = Measured(_filled(old.old_N), None if old.reference_N is None else _filled(old.reference_N))
+        batch = make_batch(tokens, known, columns, torch.zeros(0, dtype=torch.float64))
+        _, slopes = _slopes(loss, batch, read, np.arange(len(batch.tokens), dtype=np.int32))
+        push[batch.kept_N] = slopes["logprob_N"].numpy()
+    return push
+
+
 def first_part(unit_N: IntArray | None, count: int) -> BoolArray:
     """A mask of about half of the tokens that keeps every unit whole and cuts everything larger unevenly."""
     number_N = np.arange(count) if unit_N is None else np.unique(unit_N, return_inverse=True)[1].reshape(-1)

@@ -20,6 +20,7 @@ from polyturn.arrays import lay_out
 from polyturn.envs.twenty_questions import TwentyQuestions, twenty_questions
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
+from polyturn.learn.account import account_of
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
@@ -288,7 +289,9 @@ class Work:
         assert self.actor.last is not None
         columns = {"advantage_N": advantage_N, "weight_N": weight_N}
         gaps = split_gaps(loss, tokens, None, self.actor.last, columns, metrics["learner/loss"])
-        rows = credit_rows(tokens, self.actor.last, advantage_N, weight_N, stage=STAGE, version=version)
+        account = account_of(loss, tokens, None, self.actor.last, columns)
+        rows = credit_rows(
+            tokens, self.actor.last, advantage_N, weight_N, stage=STAGE, version=version, account=account)
         self.run.recorder.credit(i, rows)
         self.actor.publish(self.model)
         return {**metrics, **gaps, "actor/advantage": float(worth_R.mean())}

@@ -20,6 +20,7 @@ from polyturn.arrays import as_turns, lay_out
 from polyturn.envs.arithmetic import Arithmetic, arithmetic
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
+from polyturn.learn.account import account_of
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
@@ -287,6 +288,7 @@ class _Work:
         metrics |= split_gaps(loss, tokens, measured, learner.last, columns, metrics["learner/loss"])
         waiver: Waiver = "observations" if settings.arm == "single_turn_dpo" else ""
         rows = credit_rows(
-            tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waiver=waiver)
+            tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waiver=waiver,
+            account=account_of(loss, tokens, measured, learner.last, columns))
         self.run.recorder.credit(k, rows)
         return metrics

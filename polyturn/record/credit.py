@@ -2,19 +2,24 @@
 
 A row is for one span of one episode and holds lists as long as the span: ``advantage``, ``weight`` (what multiplies the
 token's loss term; zero = not trained), ``old`` (log-probability before the update), ``behavior`` (when it was sampled),
-``reference``, ``entropy`` and ``clipped``, the last three null where not measured. A null inside a list is unknown. A
-token of the span that the update did not hold weighs zero.
+``reference``, ``entropy``, ``clipped``, ``present`` (log-probability at the last of several steps) and ``push``
+(derivative of the loss by the log-probability), null where not measured. A null inside a list is unknown. A token of
+the span that the update did not hold weighs zero. ``rule_json`` says by which rule (:class:`Account`), ``steps_json``
+by which stages the advantage came about (:class:`polyturn.told.Told`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 
 from polyturn.arrays import BoolArray, Measured, Tokens
 from polyturn.errors import BadInput, NotFinite, UnknownName
+from polyturn.told import Told
 from polyturn.types import FloatArray, IntArray, Trajectory
 
 WAIVERS = ("demonstrations", "observations")
@@ -23,9 +28,34 @@ also held tokens that nobody sampled and no turn owns (a baseline that does not 
 Waiver = Literal["", "demonstrations", "observations"]
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What an update can say of how its credit came about, beside the numbers of the tokens."""
+
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values: ``advantage``, ``weighting`` and ``loss`` in words, ``clip`` as numbers."""
+    told: Sequence[Told] = ()
+    """The stages of the advantage."""
+    present_N: FloatArray | None = None
+    """Log-probability at the weights of the last step, where there were several."""
+    push_N: FloatArray | None = None
+    """Derivative of the loss by the log-probability; NaN where the weight is zero."""
+
+    clipped_N: BoolArray | None = None
+    """Where a clip took the gradient away; None = the loss has none, or it is not known."""
+
+    def steps(self, row: int, turn: int, index_N: IntArray) -> str | None:
+        """The stages for some tokens of one turn, as JSON."""
+        found = [step for told in self.told if (step := told.at(row, turn, index_N)) is not None]
+        return orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS).decode() if found else None
+
+
+NOTHING = Account()
+
+
 def credit_rows(
     tokens: Tokens, measured: Measured, advantage_N: FloatArray, weight_N: FloatArray, *, stage: str,
-    waiver: Waiver = "", version: int | None = None, clipped_N: BoolArray | None = None,
+    waiver: Waiver = "", version: int | None = None, clipped_N: BoolArray | None = None, account: Account = NOTHING,
 ) -> list[Mapping[str, Any]]:
     """One row for each span that the update held, in the order of ``tokens``.
 
@@ -35,23 +65,27 @@ def credit_rows(
     NotFinite for a weight or a number that is infinite (and for a weight that is NaN), UnknownName for a waiver.
 
     Columns: ``episode, seat, policy, at`` (of the turn), ``span, stage, waiver, version, advantage, weight, old,
-    behavior, reference, entropy, clipped``.
+    behavior, reference, entropy, clipped, present, push, rule_json, steps_json``.
     """
     if waiver and waiver not in WAIVERS:
         raise UnknownName("waiver", waiver, WAIVERS)
     arrays = {
         "advantage": advantage_N, "weight": weight_N, "old": measured.old_N, "behavior": tokens.behavior_N,
-        "reference": measured.reference_N, "entropy": measured.entropy_N, "clipped": clipped_N,
+        "reference": measured.reference_N, "entropy": measured.entropy_N,
+        "clipped": account.clipped_N if clipped_N is None else clipped_N,
+        "present": account.present_N, "push": account.push_N,
     }
     _check(tokens, arrays)
+    rule = orjson.dumps(dict(account.rule)).decode() if account.rule else None
     rows: list[Mapping[str, Any]] = []
-    for trajectory, turn, span, index_N, offset_N in _by_span(tokens):
+    for trajectory, (turn, k), span, index_N, offset_N in _by_span(tokens):
         source = tokens.trajectories[trajectory].trajectory
         length = len(source.spans[span].ids)
         rows.append({
             "episode": tokens.trajectories[trajectory].episode.id, "seat": source.seat, "policy": source.policy,
             "at": turn, "span": span, "stage": stage, "waiver": waiver, "version": version,
             **{name: _spread(name, array, index_N, offset_N, length) for name, array in arrays.items()},
+            "rule_json": rule, "steps_json": account.steps(trajectory, k, index_N),
         })
     return rows
 
@@ -80,8 +114,8 @@ def _spread(name: str, array: Any, index_N: IntArray, offset_N: IntArray, length
     return out
 
 
-def _by_span(tokens: Tokens) -> Iterator[tuple[int, int, int, IntArray, IntArray]]:
-    """Trajectory row, ``Turn.at``, span, the tokens of that span, and their places in it."""
+def _by_span(tokens: Tokens) -> Iterator[tuple[int, tuple[int, int], int, IntArray, IntArray]]:
+    """Trajectory row, ``Turn.at`` with the turn's index, span, the tokens of that span, and their places in it."""
     depth_N = tokens.tree.depth_U()[tokens.node_N]
     starts: dict[int, list[int]] = {}
     for b, k, index_N in _by_turn(tokens):
@@ -93,7 +127,7 @@ def _by_span(tokens: Tokens) -> Iterator[tuple[int, int, int, IntArray, IntArray
             place_N = depth_N[index_N] - starts[b][span]
             inside = (place_N >= 0) & (place_N < len(trajectory.spans[span].ids))
             for layer in _layers(place_N[inside]):
-                yield b, turn.at, span, index_N[inside][layer], place_N[inside][layer]
+                yield b, (turn.at, k), span, index_N[inside][layer], place_N[inside][layer]
 
 
 def _by_turn(tokens: Tokens) -> Iterator[tuple[int, int, IntArray]]:

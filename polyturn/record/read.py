@@ -132,7 +132,7 @@ def read_scores(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[t
         yield row["verifier"], row["episode"], _BY_SEAT.decode(row["scores"])
 
 
-CREDIT_ARRAYS = ("advantage", "weight", "old", "behavior", "reference", "entropy")
+CREDIT_ARRAYS = ("advantage", "weight", "old", "behavior", "reference", "entropy", "present", "push")
 
 
 def read_credit(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[dict[str, Any]]:

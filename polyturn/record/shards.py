@@ -54,7 +54,7 @@ def credit_schema() -> Any:
     import pyarrow
 
     whole = ("attempt", "update", "iteration", "play", "at", "span", "version")
-    text = ("episode", "seat", "policy", "stage", "waiver")
+    text = ("episode", "seat", "policy", "stage", "waiver", "rule_json", "steps_json")
     lists = {name: pyarrow.float64() for name in CREDIT_ARRAYS} | {"clipped": pyarrow.bool_()}
     return pyarrow.schema([*((name, pyarrow.int64()) for name in whole), *((name, pyarrow.string()) for name in text),
                            *((name, pyarrow.list_(kind)) for name, kind in lists.items())])

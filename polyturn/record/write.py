@@ -35,6 +35,7 @@ from polyturn.record.run import (
     read_info,
     versions,
     write_info,
+    write_whole,
 )
 from polyturn.record.shape import column_name, columns, shape_of, written
 from polyturn.record.table import TABLES, Table, as_line, check_mark
@@ -157,6 +158,15 @@ class RunRecorder:
                 "attempt": self.attempt, "stage": stage, "iteration": iteration, "time": self._clock(),
                 "values": written(_METRICS, values, f"metrics of iteration {iteration}"),
             })
+
+    def tokenizer(self, sha256: str, text: str) -> None:
+        """Keeps a tokenizer under its hash (``PolicyInfo.tokenizer_sha256``), so that the ids of the record stay
+        readable; one that is there is left."""
+        path = self.folder / "tokenizers" / f"{sha256}.json"
+        with self._writing:
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, text.encode())
 
     # ------------------------------------------------------------ checkpoints
 

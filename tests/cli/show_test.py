@@ -49,7 +49,7 @@ def test_an_episode_as_dialogue(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_the_numbers_of_a_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, folder, "1.3", "--turn", 2)
     line = next(line for line in text.splitlines() if "say" in line and "0.001" in line)
-    assert line.split() == ["'", "say'", "6", "-0.2", "-0.199", "0.001", "1", "0.0417", "0.6", "–"]
+    assert line.split() == ["'", "say'", "6", "-0.2", "-0.199", "0.001", "1", "0.0417", "0.6"]
     assert "I say eight" not in text
 
 

@@ -94,7 +94,9 @@ def test_from_the_list_to_a_token(page: Page, served: Site) -> None:
     panel = page.locator("aside.panel")
     expect(panel).to_contain_text("log-probability when drawn")
     expect(panel).to_contain_text("−2.5")
-    expect(panel).to_contain_text("w = 0.04166667 = 1 / 24")
+    for said in ("R = score 1", "(1 − 0.5) / 0.5 = 1", "mean of the set of 2", "A = 1", "w = 0.04166667 = 1 / 24",
+                 "r = exp(−2.2 − −2.502) = 1.352561", "Outside 0.8 to 1.2", "dL / d log p = 0"):
+        expect(panel).to_contain_text(said)
     assert "token=0.3.2" in page.url and "turn=2" in page.url
 
 

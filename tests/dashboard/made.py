@@ -32,6 +32,9 @@ from polyturn.types import (
 
 WORDS = ("<end>", "guess", "too", "low", "high", "I", "say", "eight", "twelve", "ten", "You", "won", "play", "a",
          "game", "?")
+RULE = json.dumps({
+    "advantage": "group_standardised(channels=('score'))", "weighting": "token_mean", "proportional": True,
+    "loss": "policy_gradient(clip_low=0.2, clip_high=0.2)", "clip": {"clip_low": 0.2, "clip_high": 0.2}, "updates": 2})
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000002000000020802000000fdd49a730000001049444154789c63f8cfc0f01f0c18208400"
     "4bd806fad3a6d2f70000000049454e44ae426082")
@@ -127,7 +130,14 @@ def iteration(recorder: RunRecorder, i: int, tokenizer_sha256: str, picture: str
             "weight": np.array([1 / 24] * 3 + [0.0]),
             "old": played.trajectories[0].spans[turn.spans[0]].logprobs + np.array([0.0, 0.001, -0.002, 0.0]),
             "behavior": played.trajectories[0].spans[turn.spans[0]].logprobs, "reference": None,
-            "entropy": np.array([0.5, 0.6, 1.9, 0.1]), "clipped": None,
+            "entropy": np.array([0.5, 0.6, 1.9, 0.1]), "clipped": np.array([False, False, True, False]),
+            "present": played.trajectories[0].spans[turn.spans[0]].logprobs + np.array([0.1, 0.1, 0.3, 0.0]),
+            "push": np.array([-sign / 24 * np.exp(0.1), -sign / 24 * np.exp(0.099), 0.0, np.nan]),
+            "rule_json": RULE, "steps_json": json.dumps([
+                {"stage": "channels", "out": 1.0 - trial, "paid score": 1.0 - trial},
+                {"stage": "normalise", "out": sign, "value": 1.0 - trial, "centre": 0.5, "divisor": 0.5, "count": 2.0,
+                 "key": ["group", "seat"], "unit": "rollout", "by": "mean", "scale": "population", "epsilon": 1e-06},
+                {"stage": "inherit", "out": sign, "root": "agent"}]),
         } for turn in played.trajectories[0].turns])
     recorder.metrics(i, {"score/guessing": 0.5, "learner/loss": 1.0 / (i + 1)}, stage="learn")
 

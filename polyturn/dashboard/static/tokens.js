@@ -42,7 +42,7 @@ export class Book {
       t, span: index, i, id, text: texts ? texts[i] : null, sampled: span.sampled, version: span.version, turn, row,
       support: span.support?.[i]?.length ? span.support[i].length : null,
       behavior: span.logprobs ? span.logprobs[i] : null, old: at("old", i), advantage: at("advantage", i), weight: at("weight", i),
-      reference: at("reference", i), entropy: at("entropy", i), clipped: at("clipped", i), present: at("present", i),
+      reference: at("reference", i), entropy: at("entropy", i), clipped: at("clipped", i), present: at("present", i), push: at("push", i),
     }));
   }
 
