@@ -128,7 +128,8 @@ def normalise_I(
     >>> normalise_I(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 1]), np.ones(3), scale="population", epsilon=0.0)
     array([ 1., -1.,  0.])
     """
-    return _normal(value_I, key_I, weight_I, centre, scale, epsilon, singleton).out_I
+    return _normal(
+        value_I, key_I, weight_I, centre=centre, scale=scale, epsilon=epsilon, singleton=singleton).out_I
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class _Normal:
 
 
 def _normal(
-    value_I: FloatArray, key_I: IntArray, weight_I: FloatArray, centre: Centre, scale: Scale, epsilon: float,
+    value_I: FloatArray, key_I: IntArray, weight_I: FloatArray, *, centre: Centre, scale: Scale, epsilon: float,
     singleton: Singleton,
 ) -> _Normal:
     _check_choices(centre, scale, singleton)
@@ -209,7 +210,8 @@ def normalise_BK(
     if centre == "leave_one_out" and unit == "rollout":
         raise BadInput("leave_one_out by rollout compares whole rollouts: use group_relative, or unit turn or token")
     normal = _normal(
-        value_BK.ravel(), keys_BK(turns, key).ravel(), units_BK(turns, unit).ravel(), centre, scale, epsilon, singleton)
+        value_BK.ravel(), keys_BK(turns, key).ravel(), units_BK(turns, unit).ravel(), centre=centre, scale=scale,
+        epsilon=epsilon, singleton=singleton)
     out_BK = np.where(live_BK(turns), normal.out_I.reshape(value_BK.shape), 0.0)
     tell("normalise", "BK", out_BK, value=value_BK, **normal.told(value_BK.shape), key=list(key), unit=unit, by=centre,
          scale=scale, epsilon=epsilon)
@@ -252,7 +254,8 @@ def group_relative(
     """
     total = total_B(turns, channels)
     counts_B = counted_B(turns).astype(np.float64)
-    normal = _normal(total, keys_B(turns, key), counts_B, centre, scale, epsilon, singleton)
+    normal = _normal(
+        total, keys_B(turns, key), counts_B, centre=centre, scale=scale, epsilon=epsilon, singleton=singleton)
     tell("normalise", "B", normal.out_I, value=total, **normal.told(total.shape), key=list(key), unit="rollout",
          by=centre, scale=scale, epsilon=epsilon)
     return broadcast_BK(inherit_B(normal.out_I, turns), turns)

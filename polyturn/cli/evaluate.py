@@ -133,17 +133,14 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
     recorder = recorder_of(asked, settings)
-    count = sum(match.rollouts for match in matches)
-    progress.stage(f"eval {asked.subject} with {asked.policy}", count - len(before))
+    recorder.tokenizer(getattr(policy, "chat", None))
+    progress.stage(f"eval {asked.subject} with {asked.policy}", sum(m.rollouts for m in matches) - len(before))
     done = iter(range(sys.maxsize))
 
     def finished(episode: Episode) -> None:
         progress.sample(episode)
         progress.iteration(next(done), {})
 
-    chat = getattr(policy, "chat", None)
-    if chat is not None and chat.tokenizer_json is not None:
-        recorder.tokenizer(chat.tokenizer_sha256, chat.tokenizer_json)
     with recorder:
         try:
             pool = Pool(asked.concurrency, asked.retries)

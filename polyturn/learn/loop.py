@@ -136,9 +136,7 @@ async def train(
         done = run.at[1]
         run.restore(stage.parts)
         stage.model.publish(stage.learner.version)
-    chat = stage.model.chat
-    if chat.tokenizer_json is not None:
-        run.recorder.tokenizer(chat.tokenizer_sha256, chat.tokenizer_json)
+    run.recorder.tokenizer(stage.model.chat)
     run.progress.stage(stage.name, stage.iterations)
     best = -np.inf
     for i in range(done, stage.iterations):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from polyturn.record.run import (
 from polyturn.record.shape import column_name, columns, shape_of, written
 from polyturn.record.table import TABLES, Table, as_line, check_mark
 from polyturn.types import EMPTY, Episode, Message, Score, Seat, Span, Trajectory, Turn
+
+if TYPE_CHECKING:
+    from polyturn.chat import Chat
 
 TURN, MESSAGE, SPAN = shape_of(Turn), shape_of(Message), shape_of(Span)
 _TURN_FIELDS = columns(Turn)
@@ -159,10 +162,13 @@ class RunRecorder:
                 "values": written(_METRICS, values, f"metrics of iteration {iteration}"),
             })
 
-    def tokenizer(self, sha256: str, text: str) -> None:
-        """Keeps a tokenizer under its hash (``PolicyInfo.tokenizer_sha256``), so that the ids of the record stay
-        readable; one that is there is left."""
-        path = self.folder / "tokenizers" / f"{sha256}.json"
+    def tokenizer(self, chat: Chat | None) -> None:
+        """Keeps a chat's tokenizer under its hash (``PolicyInfo.tokenizer_sha256``), so that the ids of the record stay
+        readable. Nothing for None, for a tokenizer without a text of its own, and for one that is kept."""
+        text = None if chat is None else chat.tokenizer_json
+        if chat is None or text is None:
+            return
+        path = self.folder / "tokenizers" / f"{chat.tokenizer_sha256}.json"
         with self._writing:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
