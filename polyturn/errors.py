@@ -48,6 +48,10 @@ class NotFinite(PolyturnError, ArithmeticError):
     """A reward, loss, gradient or weight came out as NaN or infinite."""
 
 
+class Stopped(PolyturnError):
+    """Somebody asked a run at work to stop, and it did, with a checkpoint."""
+
+
 class NotIsolated(PolyturnError, RuntimeError):
     """This machine cannot isolate untrusted code as well as was asked for; the message says what to install."""
 

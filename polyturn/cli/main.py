@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 1 a check found faults; 2 bad input; 3 an environment or a policy failed; 4 the run failed (numbers
 that are not finite, a full disk, tokens that may not be trained on, an error in the user's own file); 70 a fault of
-Polyturn itself, with traceback; 130 interrupted by ctrl-C; 143 ended by SIGTERM. What was finished before is kept in
-every case.
+Polyturn itself, with traceback; 130 interrupted by ctrl-C, or stopped as somebody asked; 143 ended by SIGTERM. What was
+finished before is kept in every case.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from polyturn.errors import (
     MissingPackage,
     PolicyFailed,
     PolyturnError,
+    Stopped,
     UnknownName,
 )
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "play": ("play", "watch episodes of an environment, or take a seat yourself"),
     "study": ("study", "compare the arms of a recipe over seeds"),
     "view": ("view", "show runs in the browser, live and after: curves, episodes, tokens"),
+    "ctl": ("control", "pause, resume, checkpoint, stop a run at work, or change its limits"),
     "show": ("show", "show a run or one episode of it in the terminal"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
     "query": ("query", "ask the record of runs in SQL"),
@@ -97,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
+    except Stopped as asked:
+        say(str(asked))
+        return INTERRUPTED
     except PolyturnError as error:
         if traceback:
             raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyturn.cli.parse import Parser, finite, print_json
 from polyturn.cli.recipe import Recipe, flags, load, read_settings, refuse_idle, shipped, with_values
-from polyturn.errors import BadInput
+from polyturn.errors import BadInput, Stopped
 
 if TYPE_CHECKING:
     from polyturn.progress import Progress
@@ -166,6 +166,9 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
             progress.close()
         run.keep(seconds=time.monotonic() - started, peak_bytes=peak.bytes)
         status, reason = "finished", ""
+    except Stopped as asked:
+        reason = str(asked)
+        raise
     except Exception as error:
         status, reason = "failed", f"{type(error).__name__}: {error}"[:2000]
         raise

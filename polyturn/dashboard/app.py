@@ -17,6 +17,7 @@ from polyturn.dashboard.guard import COOKIE, Guard, TooLong
 from polyturn.dashboard.overview import compared, run_rows, run_view
 from polyturn.dashboard.watch import Watch, Watched
 from polyturn.errors import BadInput, PolyturnError, UnknownName
+from polyturn.record.control import ask
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -49,6 +50,7 @@ def make_app(watch: Watch, *, token: str, hosts: tuple[str, ...]) -> Guard:
         Route("/api/run/{run}/groups", _answer(site.groups)),
         Route("/api/run/{run}/episode/{key}", _answer(site.episode)),
         Route("/api/run/{run}/media/{name}", site.media),
+        Route("/api/run/{run}/control", site.control, methods=["POST"]),
         Route("/api/{path:path}", _answer(site.nothing), methods=["GET", "POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),
         Route("/{path:path}", site.page),
@@ -146,6 +148,18 @@ class _Site:
         headers |= {} if shown else {"content-disposition": "attachment"}
         return Response(data, media_type=mime if shown else "application/octet-stream", headers=headers)
 
+    async def control(self, request: Request) -> Response:
+        """Asks a run at work: ``{"command": "pause"}``, ``{"command": "set", "settings": {"tokens": 64}}``.
+
+        Only JSON, which no form of another site can send. Reading the folder is quick, so the loop does it itself.
+        """
+        from starlette.responses import JSONResponse
+
+        if request.headers.get("content-type", "").split(";")[0] != "application/json":
+            return JSONResponse({"error": "expected content-type application/json"}, 415)
+        body = await request.body()
+        return _answer(lambda _: _asked(self._run(request), body))(request)
+
     async def live(self, request: Request) -> Response:
         """Server-sent events: run -> version, whenever one changes."""
         from starlette.responses import StreamingResponse
@@ -188,6 +202,21 @@ def _answer(ask: Callable[[Request], Any]) -> Callable[[Request], Response]:
         return Response(data, status, media_type="application/json", headers={"cache-control": "no-store"})
 
     return answered
+
+
+def _asked(watched: Watched, body: bytes) -> dict[str, Any]:
+    """Gives an order to a run. Raises: BadInput for a body that is none."""
+    try:
+        found = orjson.loads(body)
+        command, settings = found["command"], dict(found.get("settings") or {})
+        numbers = [value for value in settings.values() if value is not None]
+        right = isinstance(command, str) and all(type(value) in (int, float) for value in numbers)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        right = False
+    if not right:
+        raise BadInput("expected {\"command\": NAME, \"settings\": {NAME: NUMBER or null}}")
+    order = ask(watched.folder, command, settings, by="dashboard")
+    return {"id": order.id, "command": order.command}
 
 
 async def _too_long(request: Request, error: Exception) -> Response:

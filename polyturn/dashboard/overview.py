@@ -8,7 +8,9 @@ from typing import Any
 from polyturn.dashboard import query
 from polyturn.dashboard.watch import Watch, Watched
 from polyturn.evaluate.stats import clustered_mean
+from polyturn.record.control import SETTINGS, is_paused, orders
 from polyturn.record.index import Index
+from polyturn.record.run import is_locked
 
 SPARK = 60
 
@@ -63,8 +65,18 @@ def run_view(name: str, watched: Watched) -> dict[str, Any]:
             {"number": a.number, "started": a.started, "ended": a.ended, "status": a.status, "reason": a.reason}
             for a in info.attempts],
         "stages": query.stages(watched.index), "axis": axis(watched.index), "results": watched.results(),
-        "open": watched.index.open_plays(),
+        "open": watched.index.open_plays(), **_control(watched),
     }
+
+
+def _control(watched: Watched) -> dict[str, Any]:
+    """What was asked of the run, the last first, and whether it waits."""
+    info = watched.info()
+    told = [{"id": o.id, "command": o.command, "settings": dict(o.settings), "asked": o.asked, "by": o.by,
+             "said": o.said} for o in orders(watched.folder)]
+    number = info.attempts[-1].number if info.attempts else 0
+    return {"orders": told[::-1][:20], "paused": is_locked(watched.folder) and is_paused(watched.folder, number),
+            "can_set": list(SETTINGS)}
 
 
 def axis(index: Index) -> list[list[Any]]:

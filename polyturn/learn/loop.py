@@ -142,6 +142,7 @@ async def train(
     for i in range(done, stage.iterations):
         if enough():
             break
+        await run.heed(stage.name, i, stage.parts)
         metrics = await iterate(run, stage, i)
         if evaluate is not None and evaluate_every and (i + 1) % evaluate_every == 0:
             metrics["evaluate/score"] = await evaluate(i + 1)
@@ -164,9 +165,10 @@ def passed(run: Run, stage: str, order: Sequence[str]) -> bool:
 async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     """One iteration; its metrics."""
     started = time.monotonic()
-    matches = stage.curriculum.propose(i)
+    matches = [replace(m, limits=run.control.limits(m.limits)) for m in stage.curriculum.propose(i)]
+    pool = replace(stage.pool, concurrency=run.control.concurrency(stage.pool.concurrency))
     groups = await play(
-        matches, stage.policies, label=f"{stage.name}.{i}", recorder=run.recorder, pool=stage.pool,
+        matches, stage.policies, label=f"{stage.name}.{i}", recorder=run.recorder, pool=pool,
         finished=run.progress.sample,
     )
     groups = await score_matches(matches, groups, run.recorder)

@@ -13,6 +13,7 @@ from typing import Any
 from polyturn.learn import checkpoint
 from polyturn.progress import Progress
 from polyturn.protocols import Stateful
+from polyturn.record.control import Control
 from polyturn.record.write import RunRecorder
 
 
@@ -30,9 +31,12 @@ class Run:
     progress: Progress
     deterministic: bool = False
     results: dict[str, Any] = field(default_factory=dict)
+    control: Control = field(init=False)
+    """What is asked of the run while it works."""
     _found: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        self.control = Control(self.folder, self.recorder.attempt)
         if self._results_file.exists():
             self.results = json.loads(self._results_file.read_text("utf-8"))
         if self._state_folder.exists():
@@ -59,6 +63,13 @@ class Run:
         self.recorder.commit(_mark(stage, done))
         checkpoint.save(self._state_folder, {"stage": stage, "done": done, "parts": states})
         self._found = {"stage": stage, "done": done}
+
+    async def heed(self, stage: str, i: int, parts: Mapping[str, Stateful]) -> None:
+        """Obeys what was asked of the run (:mod:`polyturn.record.control`), before iteration ``i`` of ``stage``.
+
+        Raises: Stopped where it was asked to stop, after :meth:`save`.
+        """
+        await self.control.between(stage, i, lambda: self.save(stage, i, parts), note=self.progress.note)
 
     def restore(self, parts: Mapping[str, Stateful]) -> None:
         """Hands the found checkpoint's states to ``parts``. Raises: BadInput where it holds other parts."""

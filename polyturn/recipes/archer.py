@@ -209,6 +209,7 @@ class Work:
             self._refill()
         self.run.progress.stage(STAGE, self.settings.env_steps // (self.settings.episodes * self.settings.questions))
         while not self.curriculum.is_spent():
+            await self.run.heed(STAGE, i, parts)
             metrics = await self._iterate(i)
             self.run.recorder.metrics(i, metrics, stage=STAGE)
             self.run.progress.iteration(i, metrics)

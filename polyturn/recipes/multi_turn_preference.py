@@ -211,6 +211,7 @@ class _Work:
             run.recorder.metrics(0, {"evaluate/score": accuracy}, stage="rounds")
         run.progress.stage("rounds", settings.rounds)
         for k in range(done, settings.rounds):
+            await run.heed("rounds", k, {"learner": learner})
             groups, metrics = await self._sampled(k)
             metrics |= self._learned(learner, k, groups)
             learner.publish(self.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from polyturn.cli.view import hosts, listen
 from polyturn.dashboard.app import make_app
 from polyturn.dashboard.watch import Watch
+from polyturn.record.control import Control, orders
 from polyturn.record.write import RunRecorder
 from tests.dashboard.made import iteration, keep_tokenizer, made_run
 
@@ -230,6 +232,32 @@ def test_a_run_is_followed_while_it_goes_on(page: Page, served: Site) -> None:
     iteration(served.recorder, 1, keep_tokenizer(served.folder / "going"), "0" * 64)
     expect(page.locator(".tiles")).to_contain_text("4episodes")
     expect(page.locator(".tiles")).to_contain_text("2iterations")
+
+
+def test_a_run_is_controlled(page: Page, served: Site) -> None:
+    page.goto(f"{served.address}/run/going")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".said")).to_contain_text("Asked for pause")
+    expect(page.locator(".orders")).to_contain_text("pause by dashboard: not yet")
+    paused = threading.Event()
+
+    async def wait(seconds: float) -> None:
+        paused.set()
+        await asyncio.sleep(0.05)
+
+    run = Control(served.folder / "going", 1, sleep=wait)
+    thread = threading.Thread(target=lambda: asyncio.run(run.between("learn", 3, lambda: None)))
+    thread.start()
+    paused.wait(5)
+    expect(page.locator(".head .status")).to_have_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".orders")).to_contain_text("gone on before iteration 3 of learn")
+    thread.join(5)
+    page.get_by_role("button", name="Limits").click()
+    page.get_by_label("sampled tokens a seat").fill("64")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator(".orders")).to_contain_text("tokens=64 by dashboard: not yet")
+    assert [o.command for o in orders(served.folder / "going")] == ["pause", "resume", "set"]
 
 
 @pytest.mark.parametrize("path", ["/", "/run/ended", "/run/ended/episodes", "/run/ended/iteration/learn/1",

@@ -132,6 +132,27 @@ async def test_compared_runs_tell_what_differs(top: Path) -> None:
         assert (await get(client, "/api/compare", 404, runs="first,third"))["error"].startswith("no run named 'third'")
 
 
+async def test_control_takes_json_of_orders_and_nothing_else(top: Path) -> None:
+    recorder = made_run(top / "going", iterations=1, close=False)
+    async with web(top) as client:
+        async def post(body: Any, run: str = "going", kind: str = "application/json") -> httpx.Response:
+            content = body if isinstance(body, bytes) else orjson.dumps(body)
+            return await client.post(f"/api/run/{run}/control", content=content, headers={"content-type": kind})
+
+        assert (await post({"command": "set", "settings": {"tokens": 64}})).json() == {"id": 1, "command": "set"}
+        assert (await post({"command": "pause"}, kind="text/plain")).status_code == 415
+        bad: list[Any] = [b"{", [], {"settings": {}}, {"command": 3}, {"command": "set", "settings": {"tokens": "x"}},
+                          {"command": "set", "settings": {"tokens": True}}, {"command": "set", "settings": [1]}]
+        for body in bad:
+            assert (await post(body)).status_code == 400, body
+        assert (await post({"command": "puase"})).status_code == 404
+        assert "not at work" in (await post({"command": "pause"}, "first")).json()["error"]
+        assert (await client.get("/api/run/going/control")).status_code in (404, 405)
+        view = await get(client, "/api/run/going")
+        assert [o["settings"] for o in view["orders"]] == [{"tokens": 64.0}] and view["paused"] is False
+    recorder.close()
+
+
 async def test_what_is_not_there_is_said(top: Path) -> None:
     async with web(top) as client:
         assert "did you mean 'first'" in (await get(client, "/api/run/firsd", 404))["error"]

@@ -45,7 +45,7 @@ class ByShare:
     name = "score"
 
     async def __call__(self, groups: Any) -> Any:
-        return {e.id: {"agent": Score(e.final["share"])} for group in groups for e in group}
+        return {e.id: {"agent": Score(e.final.get("share", 0.0))} for group in groups for e in group}
 
 
 def suite() -> ProgramSuite:

@@ -33,7 +33,7 @@ function head(run, view) {
   const tile = (value, name) => h("div.tile", h("b", value), h("span", name));
   const reason = view.attempt_list.at(-1)?.reason;
   return h("div",
-    h("div.head", h("h1", view.recipe || "Run"), status(view.status), h("span.grow"), link(to.episodes(run), "Episodes"), link(to.compare([run]), "Compare")),
+    h("div.head", h("h1", view.recipe || "Run"), status(view.paused ? "paused" : view.status), h("span.grow"), link(to.episodes(run), "Episodes"), link(to.compare([run]), "Compare")),
     h("p.quiet", [view.id, when(view.started), view.seed !== null && view.seed !== undefined ? `seed ${view.seed}` : null, view.attempts > 1 ? `begun ${view.attempts} times` : null].filter(Boolean).join(" · ")),
     reason ? h("p.error", reason) : null, view.trouble ? h("p.error", view.trouble) : null,
     view.progress.damaged ? h("p.error", `${many(view.progress.damaged, "line")} of the record ${view.progress.damaged === 1 ? "is" : "are"} damaged and passed over`) : null,
