@@ -99,13 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
-    except Stopped as asked:
-        say(str(asked))
-        return INTERRUPTED
     except PolyturnError as error:
         if traceback:
             raise
-        say(f"error: {error}")
+        say(str(error) if isinstance(error, Stopped) else f"error: {error}")
         return exit_code(error)
     except OSError as error:
         if traceback:
@@ -154,6 +151,8 @@ def users_place(error: BaseException) -> str | None:
 
 def exit_code(error: PolyturnError) -> int:
     """The exit code that an error stands for."""
+    if isinstance(error, Stopped):
+        return INTERRUPTED
     if isinstance(error, BadInput | UnknownName | MissingPackage):
         return BAD_INPUT
     if isinstance(error, EnvironmentFailed | PolicyFailed | DeadlinePassed):

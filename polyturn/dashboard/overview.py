@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def _run_row(name: str, watched: Watched) -> dict[str, Any]:
     known = [value for value in course if value is not None]
     every = -(-len(known) // SPARK) or 1
     ended = info.attempts[-1].ended if info.attempts else None
-    last = ended or max([info.started, *(row["time"] for row in metrics[-1:]), counts["ended"] or 0])
+    now = time.time() if is_locked(watched.folder) else 0.0
+    last = ended or now or max([info.started, *(row["time"] for row in metrics[-1:]), counts["ended"] or 0])
     return {
         "name": name, "folder": str(watched.folder), "recipe": info.recipe, "status": watched.status(),
         "seed": info.seeds.get("seed"), "settings": info.settings, "started": info.started,

@@ -1,5 +1,5 @@
 // Which page an address shows, links without reloading, keys, and news from the server.
-import { $, failed, h, link, to } from "./dom.js";
+import { $, failed, h, link, put, to } from "./dom.js";
 import { runsPage, comparePage } from "./runs.js";
 import { runPage, iterationPage } from "./run.js";
 import { episodesPage } from "./episodes.js";
@@ -32,11 +32,11 @@ function makeContext(path) {
     main: $("#main"), parameters: new URLSearchParams(location.search), keys: {}, news: null, leave: null, run: null,
     alive: () => number === shown,
     trail(...parts) {
-      $("#crumbs").replaceChildren(...parts.flatMap((part, i) => [i || true ? h("span.sep", "/") : null, part.href ? link(part.href, part.text) : h("span", part.text)]));
+      put($("#crumbs"), ...parts.flatMap((part, i) => [i || true ? h("span.sep", "/") : null, part.href ? link(part.href, part.text) : h("span", part.text)]));
       document.title = parts.length ? `${parts.map((p) => p.text).join(" · ")} · Polyturn` : "Polyturn";
     },
     show(...nodes) {
-      if (number === shown) this.main.replaceChildren(...nodes.flat(Infinity).filter(Boolean));
+      if (number === shown) put(this.main, ...nodes.flat(Infinity).filter(Boolean));
     },
     remember(parameters) {
       const query = new URLSearchParams(Object.entries(parameters).filter(([, v]) => v !== "" && v !== null && v !== undefined)).toString();
@@ -96,7 +96,7 @@ document.addEventListener("keydown", (event) => {
 
 function help() {
   const dialog = $("#help");
-  dialog.replaceChildren(h("h2", "Keys"), h("dl.keys", KEYS.map(([key, what]) => [h("dt", key.split(" ").filter(Boolean).map((k) => h("kbd", k))), h("dd", what)])), h("form", { method: "dialog" }, h("button", "Close")));
+  put(dialog, h("h2", "Keys"), h("dl.keys", KEYS.map(([key, what]) => [h("dt", key.split(" ").filter(Boolean).map((k) => h("kbd", k))), h("dd", what)])), h("form", { method: "dialog" }, h("button", "Close")));
   dialog.showModal();
 }
 $("#help-button").addEventListener("click", help);

@@ -8,7 +8,7 @@ export function rewritten(book, seat, path) {
   const left = seat.before.filter((s) => !path.includes(s));
   if (!left.length) return null;
   const shared = seat.before.filter((s) => path.includes(s));
-  return h("div.rewritten", { title: "The prompt is no continuation of the turn before: a new branch of the token tree." }, h("span.fork", "⑂"), ` context rewritten: keeps ${many(length(shared), "token")}, leaves out ${length(left)}`);
+  return h("div.rewritten", { title: "The prompt is no continuation of the turn before: a new branch of the token tree." }, h("span.fork", "↳"), ` context rewritten: keeps ${many(length(shared), "token")}, leaves out ${length(left)}`);
 }
 
 /** The tree: depth in tokens to the right, a lane for each branch; written spans are solid. Null without branches. */

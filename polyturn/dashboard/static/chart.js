@@ -1,5 +1,5 @@
 // Curves with bands over iterations, with a crosshair that names the values; a click or Enter picks an iteration.
-import { h, short } from "./dom.js";
+import { h, put, short } from "./dom.js";
 
 const LEFT = 42, RIGHT = 12, TOP = 20, BOTTOM = 24;
 
@@ -28,7 +28,7 @@ export function chart({ curves, marks = [], label, yRange = null, xName = String
     const now = Math.round(box.clientWidth);
     if (!now || now === width) return;
     width = now;
-    box.replaceChildren(...picture({ curves, marks, yRange, xName, pick, width, height }, box));
+    put(box, ...picture({ curves, marks, yRange, xName, pick, width, height }, box));
   };
   new ResizeObserver(draw).observe(box);
   return box;
@@ -85,7 +85,7 @@ function hover({ curves, X, Y, xLow, xHigh, svg, cross, tip, xName, pick, width,
   let at = null;
   const show = (x) => {
     at = x;
-    cross.replaceChildren(h("svg:line.hair", { x1: X(x), x2: X(x), y1: TOP, y2: height - BOTTOM }));
+    put(cross, h("svg:line.hair", { x1: X(x), x2: X(x), y1: TOP, y2: height - BOTTOM }));
     const rows = [];
     for (const curve of curves) {
       const p = curve.parts.flat().find((q) => q.x === x);
@@ -94,7 +94,7 @@ function hover({ curves, X, Y, xLow, xHigh, svg, cross, tip, xName, pick, width,
       const band = p.low !== null && p.low !== undefined ? ` (${short(p.low)} to ${short(p.high)})` : "";
       rows.push(h("div", h(`i.c${curve.colour}`), curve.name ? `${curve.name} ` : "", h("b", short(p.y)), h("span.quiet", band + (p.note ? `, ${p.note}` : ""))));
     }
-    tip.replaceChildren(h("div.chart-tip-head", xName(x)), ...rows);
+    put(tip, h("div.chart-tip-head", xName(x)), ...rows);
     tip.hidden = false;
     cross.setAttribute("visibility", "visible");
     const left = X(x) > width / 2 ? X(x) - tip.offsetWidth - 12 : X(x) + 12;

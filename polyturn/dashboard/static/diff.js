@@ -1,5 +1,5 @@
 // Two episodes of a group side by side, from their first difference on.
-import { get, h, link, many, short, to } from "./dom.js";
+import { get, h, link, many, put, short, to } from "./dom.js";
 import { Book, MODES, modeLegend, paint, tokenElement } from "./tokens.js";
 import { messageBlock } from "./episode.js";
 import { messageParts } from "./message.js";
@@ -38,18 +38,18 @@ export async function diffPage(context, run, first, second) {
   const area = h("div");
   const draw = () => {
     const at = books.map((b) => b.episode.trajectories.findIndex((t) => t.seat === seat));
-    if (at.some((i) => i < 0)) return area.replaceChildren(h("p.notice", `Seat ${seat} did not speak in both.`));
+    if (at.some((i) => i < 0)) return put(area, h("p.notice", `Seat ${seat} did not speak in both.`));
     const lists = books.map((b, i) => items(b, at[i])), { same, tokens } = firstDifference(...lists);
     const scale = books[0].scale.advantage > books[1].scale.advantage ? books[0].scale : books[1].scale;
     const rows = [];
     const most = Math.max(...lists.map((l) => l.length));
     for (let i = whole ? 0 : same; i < most; i++) rows.push(h(`div.pair${i === same ? ".first" : ""}`, lists.map((list) => (list[i] ? itemNode(list[i], run, i === same ? tokens : null) : h("div.message.gone", h("span.quiet", "ended before"))))));
     const shared = lists[0].slice(0, same), written = shared.reduce((n, x) => n + (x.tokens?.length || 0), 0);
-    area.replaceChildren(
+    put(area, 
       h("p.shared", same === most ? "Both are equal to the last token." : same ? `${many(same, "message")} alike, ${many(written, "written token")} of them` : "They differ from the first message on", tokens ? `; then ${many(tokens, "token")} of the reply.` : ".", same ? h("button.plain", { onclick: () => { whole = !whole; draw(); } }, whole ? "Hide what is alike" : "Show what is alike") : null),
       h("div.pairs-head", found.map((f) => h("div", link(to.episode(run, f.key), f.episode.id), f.row?.score !== null && f.row ? h("span.chip", "score ", h("b", short(f.row.score))) : null, h("span.chip", f.episode.stop.kind, f.episode.stop.reason ? `: ${f.episode.stop.reason}` : "")))), ...rows);
     for (const node of area.querySelectorAll(".tok")) paint(node, mode, scale);
-    legend.replaceChildren(modeLegend(mode, scale));
+    put(legend, modeLegend(mode, scale));
   };
   const legend = h("span");
   const modes = h("div.modes", { role: "group", "aria-label": "Colour of the tokens" }, MODES.map(([name, title]) => h("button", { "aria-pressed": String(name === mode), onclick: (event) => { mode = name; for (const b of modes.children) b.setAttribute("aria-pressed", String(b === event.target)); draw(); } }, title)));

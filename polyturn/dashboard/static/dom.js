@@ -28,6 +28,11 @@ function attributes(node, given) {
   }
 }
 
+/** Replaces what an element holds; nothing is put for null and false. */
+export function put(node, ...children) {
+  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+}
+
 export const $ = (selector, within = document) => within.querySelector(selector);
 
 /** JSON of an address; an error of the server is thrown with its own words. */
@@ -73,6 +78,8 @@ export function span(seconds) {
 }
 export const when = (time) => (time ? new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" : "–");
 export const many = (count, one, more = one + "s") => `${Number(count).toLocaleString("en")} ${count === 1 ? one : more}`;
+/** A recipe's name; of a file of one's own, without its folder. */
+export const recipeName = (recipe) => recipe.split("/").at(-1).replace(/\.py$/, "");
 export const words = (name) => String(name).replaceAll("_", " ");
 
 export function link(href, ...children) {

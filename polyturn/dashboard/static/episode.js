@@ -1,5 +1,5 @@
 // An episode as people read dialogues: seats side by side, what each was told and wrote, every token to be asked.
-import { $, get, h, link, many, short, signed, span as time, status, to, when, words } from "./dom.js";
+import { $, get, h, link, many, put, short, signed, span as time, status, to, when, words } from "./dom.js";
 import { Book, MODES, modeLegend, paint, tokenElement } from "./tokens.js";
 import { inspector } from "./token.js";
 import { eventLine, messageParts } from "./message.js";
@@ -51,7 +51,7 @@ export async function episodePage(context, run, name) {
     drawStage();
   }
   function drawStage() {
-    stage.replaceChildren(dialogue({ book, run, exact: kept.exact, pick, remember }));
+    put(stage, dialogue({ book, run, exact: kept.exact, pick, remember }));
     for (const node of stage.querySelectorAll(".tok")) paint(node, kept.mode, book.scale);
   }
   let bar = toolbar();
@@ -192,7 +192,7 @@ function replyBlock({ book, run, seat, turn, exact, pick }) {
   const spelled = tokens.length && tokens.every((x) => x.text !== null);
   const drawn = () => tokens.map((token) => tokenElement(token, null, book.scale, pick));
   const facts = [
-    advantage !== null ? h("span", "advantage ", h("b", signed(advantage))) : rows.length ? null : tokens.length ? h("span.quiet", "not in an update") : null,
+    advantage !== null ? h("span", "advantage ", h("b", signed(advantage))) : rows.length ? h("span.quiet", "weight 0") : tokens.length ? h("span.quiet", "not in an update") : null,
     Object.entries(turn.rewards).map(([channel, value]) => h("span", `${words(channel)} `, h("b", signed(value)))),
     turn.finish !== "stop" ? h("span", `ended by ${turn.finish}`) : null, turn.purpose !== "act" ? h("span.chip", turn.purpose) : null,
     turn.branch ? h("span.chip", `branch ${turn.branch}`) : null, turn.dropped ? h("span.chip.bad", `taken back: ${turn.dropped}`) : null,

@@ -1,5 +1,5 @@
 // All episodes of a run under a filter, page by page from the index.
-import { get, h, link, many, short, span, table, to } from "./dom.js";
+import { get, h, link, many, put, short, span, table, to } from "./dom.js";
 import { rowKeys } from "./rows.js";
 
 const FIELDS = ["id", "text", "stage", "iteration", "family", "stop", "min_score", "max_score", "min_turns", "max_turns", "failed", "where", "grp"];
@@ -17,7 +17,7 @@ export async function episodesPage(context, run) {
     state[name] = value;
     if (name !== "first") state.first = "";
     clearTimeout(timer);
-    timer = setTimeout(() => load().catch((error) => body.replaceChildren(h("p.error", { role: "alert" }, error.message))), wait);
+    timer = setTimeout(() => load().catch((error) => put(body, h("p.error", { role: "alert" }, error.message))), wait);
   };
   const field = (name, attributes, label) => h("label", h("span", label), h("input", { ...attributes, value: state[name], oninput: (event) => change(name, event.target.value, 250) }));
   const choice = (name, values, label) => h("label", h("span", label), h("select", { onchange: (event) => change(name, event.target.value) }, h("option", { value: "" }, "all"), values.map((v) => h("option", { value: v, selected: state[name] === v }, v || "(none)"))));
@@ -49,7 +49,7 @@ export async function episodesPage(context, run) {
     });
     const last = Math.min(found.first + COUNT, found.total);
     const pages = h("div.pages", h("button", { disabled: !found.first, onclick: () => change("first", String(Math.max(0, found.first - COUNT))) }, "← newer"), h("span", found.total ? `${found.first + 1} to ${last} of ${found.total.toLocaleString("en")}` : ""), h("button", { disabled: last >= found.total, onclick: () => change("first", String(found.first + COUNT)) }, "older →"));
-    body.replaceChildren(found.rows.length ? table(head, found.rows.map((row) => drawRow(row, at)), { class: "rows" }) : h("p.quiet", "No episode fits."), pages);
+    put(body, found.rows.length ? table(head, found.rows.map((row) => drawRow(row, at)), { class: "rows" }) : h("p.quiet", "No episode fits."), pages);
     rowKeys(context, body);
   }
   function drawRow(row, at) {

@@ -1,5 +1,5 @@
 // One run: how it stands, its curves, its stages, its results; and one iteration with its groups.
-import { exact, get, h, link, many, short, span, status, table, to, when, words } from "./dom.js";
+import { exact, get, h, link, many, put, recipeName, short, span, status, table, to, when, words } from "./dom.js";
 import { chart, interval, legend } from "./chart.js";
 import { controls } from "./controls.js";
 import { rowKeys } from "./rows.js";
@@ -15,12 +15,12 @@ export async function runPage(context, run) {
   const load = async () => {
     const [view, curves, metrics] = await Promise.all([get(`/api/run/${run}`), get(`/api/run/${run}/curves`), get(`/api/run/${run}/metrics`)]);
     if (!context.alive()) return;
-    parts.head.replaceChildren(head(run, view));
-    parts.live.replaceChildren(...live(run, view));
-    parts.curves.replaceChildren(...scoreCards(run, view, curves, open));
-    parts.rates.replaceChildren(...metricCards(run, view, metrics, open, more, () => { more = !more; load(); }));
+    put(parts.head, head(run, view));
+    put(parts.live, ...live(run, view));
+    put(parts.curves, ...scoreCards(run, view, curves, open));
+    put(parts.rates, ...metricCards(run, view, metrics, open, more, () => { more = !more; load(); }));
     const opened = [...parts.rest.querySelectorAll("details[open] > summary")].map((s) => s.textContent);
-    parts.rest.replaceChildren(stageTable(run, view), results(view), about(view));
+    put(parts.rest, stageTable(run, view), results(view), about(view));
     for (const details of parts.rest.querySelectorAll("details")) if (opened.includes(details.firstChild.textContent)) details.open = true;
   };
   await load();
@@ -33,7 +33,7 @@ function head(run, view) {
   const tile = (value, name) => h("div.tile", h("b", value), h("span", name));
   const reason = view.attempt_list.at(-1)?.reason;
   return h("div",
-    h("div.head", h("h1", view.recipe || "Run"), status(view.paused ? "paused" : view.status), h("span.grow"), link(to.episodes(run), "Episodes"), link(to.compare([run]), "Compare")),
+    h("div.head", h("h1", { title: view.recipe }, recipeName(view.recipe) || "Run"), status(view.paused ? "paused" : view.status), h("span.grow"), link(to.episodes(run), "Episodes"), link(to.compare([run]), "Compare")),
     h("p.quiet", [view.id, when(view.started), view.seed !== null && view.seed !== undefined ? `seed ${view.seed}` : null, view.attempts > 1 ? `begun ${view.attempts} times` : null].filter(Boolean).join(" · ")),
     reason ? h("p.error", reason) : null, view.trouble ? h("p.error", view.trouble) : null,
     view.progress.damaged ? h("p.error", `${many(view.progress.damaged, "line")} of the record ${view.progress.damaged === 1 ? "is" : "are"} damaged and passed over`) : null,
@@ -132,7 +132,7 @@ export async function iterationPage(context, run, stage, i) {
     const low = Math.min(0, ...scores), high = Math.max(1, ...scores);
     const row = metrics ? metrics.at.findIndex(([s, k]) => s === stage && k === number) : -1;
     const alike = groups.filter((g) => g.alike).length;
-    body.replaceChildren(
+    put(body, 
       h("p.lead", `${many(groups.length, "group")}, ${many(groups.reduce((n, g) => n + g.episodes.length, 0), "episode")}`, alike ? `; in ${alike === groups.length ? "every group" : many(alike, "group")} all rollouts scored alike, so a group baseline learns nothing there` : "", "."),
       table(["group", h("th.left", "scores"), "mean", "turns", "tokens", ""], groups.map((g) => groupRow(run, g, low, high, open)), { class: "rows" }),
       row >= 0 ? h("details", h("summary", "All numbers of this iteration"), table(["", ""], Object.entries(metrics.series).filter(([, v]) => v[row] !== null).map(([name, v]) => h("tr", h("td", name), h("td", h("code", exact(v[row])))))), ) : null);

@@ -1,5 +1,5 @@
 // The list of runs, and several of them compared.
-import { get, h, link, many, short, span, spark, status, table, to, when, words } from "./dom.js";
+import { get, h, link, many, put, recipeName, short, span, spark, status, table, to, when, words } from "./dom.js";
 import { chart, interval, legend } from "./chart.js";
 import { rowKeys } from "./rows.js";
 
@@ -21,7 +21,7 @@ export async function runsPage(context) {
       const text = `${row.name} ${row.recipe} ${row.status} seed=${row.seed} ${Object.entries(row.settings).map(([k, v]) => `${k}=${v}`).join(" ")}`.toLowerCase();
       return wanted.every((word) => text.includes(word));
     });
-    body.replaceChildren(shown.length ? table([h("th", h("span.hidden", "Mark")), h("th.left", "run"), h("th.left", "status"), h("th.left", "score"), h("th.left", "course"), "iterations", "episodes", "time", h("th.wide-only", "begun")], shown.map(drawRow), { class: "rows" }) : h("p.quiet", rows.length ? "No run fits." : "No runs."));
+    put(body, shown.length ? table([h("th", h("span.hidden", "Mark")), h("th.left", "run"), h("th.left", "status"), h("th.left", "score"), h("th.left", "course"), "iterations", "episodes", "time", h("th.wide-only", "begun")], shown.map(drawRow), { class: "rows" }) : h("p.quiet", rows.length ? "No run fits." : "No runs."));
     button.disabled = marked.size < 2;
     button.textContent = marked.size ? `Compare ${marked.size} marked` : "Compare marked";
     rowKeys(context, body, { mark: (row) => $check(row)?.click() });
@@ -32,7 +32,7 @@ export async function runsPage(context) {
     const mark = h("input", { type: "checkbox", checked: marked.has(row.name), "aria-label": `Mark ${row.name}`, onchange: () => { marked[mark.checked ? "add" : "delete"](row.name); draw(); } });
     const scores = Object.entries(row.scores);
     return h("tr", { data: { href: to.run(row.name) } }, h("td.check", mark),
-      h("td.name", link(to.run(row.name), row.name), h("small", [row.recipe, row.seed !== null && row.seed !== undefined ? `seed ${row.seed}` : null].filter(Boolean).join(" · ")), row.trouble ? h("small.bad", row.trouble) : null),
+      h("td.name", link(to.run(row.name), row.name), h("small", [recipeName(row.recipe), row.seed !== null && row.seed !== undefined ? `seed ${row.seed}` : null].filter(Boolean).join(" · ")), row.trouble ? h("small.bad", row.trouble) : null),
       h("td.left", status(row.status), row.progress.whole ? null : h("small", `indexing ${Math.round((100 * row.progress.read) / Math.max(1, row.progress.there))} %`)),
       h("td.left.scores", scores.slice(0, 3).map(([name, value]) => h("span.chip", words(name.slice(6)), " ", h("b", short(value)))), scores.length > 3 ? h("span.quiet", `+${scores.length - 3}`) : null),
       h("td.left", spark(row.course)), h("td", Number(row.iterations).toLocaleString("en")), h("td", Number(row.episodes).toLocaleString("en"), row.errors ? h("small.bad", many(row.errors, "error")) : null), h("td", span(row.seconds)), h("td.quiet.wide-only", when(row.started).slice(5, 16)));
@@ -60,9 +60,13 @@ export async function comparePage(context) {
 function drawn(found) {
   const arms = new Map();
   for (const row of found.runs) arms.set(armOf(row), [...(arms.get(armOf(row)) || []), row]);
-  const named = [...arms.values()].map((rows, colour) => ({ rows, colour: colour % 8, name: armName(rows, found.settings) }));
+  const named = [...arms.values()].map((rows, colour) => ({ rows, colour: colour % 8, name: armName(rows, found) }));
   const families = [...new Set(Object.values(found.curves).flatMap((curves) => curves.map((c) => c.family + (c.seat ? ` · ${c.seat}` : ""))))];
-  const cards = families.map((family) => h("section.card", h("h3", words(family)), chart({ curves: named.map((arm) => armCurve(arm, family, found)).filter((c) => c.parts[0].length), yRange: null, label: `${family}: score of ${named.map((a) => a.name).join(", ")}`, xName: (x) => `iteration ${x + 1} of the run` }), legend(named)));
+  const cards = families.map((family) => {
+    const curves = named.map((arm) => armCurve(arm, family, found)).filter((c) => c.parts[0].length);
+    const values = curves.flatMap((c) => c.parts[0].map((p) => p.y)), unit = Math.min(...values) >= 0 && Math.max(...values) <= 1;
+    return h("section.card", h("h3", words(family)), chart({ curves, yRange: unit ? [0, 1] : null, label: `${family}: score of ${curves.map((c) => c.name).join(", ")}`, xName: (x) => `iteration ${x + 1} of the run` }), legend(curves));
+  });
   return [
     h("div.head", h("h1", `${found.runs.length} runs compared`)),
     h("p.lead", "Score of the training episodes by iteration of the run, mean over five iterations. Where an arm has several seeds the curve is the mean of its seeds and the band its 95 % interval over seeds; one seed alone has the interval over its groups."),
@@ -72,10 +76,13 @@ function drawn(found) {
   ];
 }
 
-function armName(rows, settings) {
-  const told = Object.keys(settings).filter((name) => name !== "seed").map((name) => `${name} ${settings[name][rows[0].name]}`);
+/** What sets an arm apart: its recipe where recipes differ, else the settings that differ; else the name of its run. */
+function armName(rows, found) {
+  const recipes = new Set(found.runs.map((r) => r.recipe)), one = rows[0];
+  const own = Object.keys(found.settings).filter((name) => name !== "seed" && found.settings[name][one.name] !== null && found.settings[name][one.name] !== undefined);
+  const told = recipes.size > 1 ? [recipeName(one.recipe)] : own.slice(0, 3).map((name) => `${name} ${found.settings[name][one.name]}`);
   const seeds = rows.length > 1 ? ` (${rows.length} seeds)` : "";
-  return (told.slice(0, 3).join(", ") || rows.map((r) => (rows.length > 1 ? r.recipe : r.name))[0]) + seeds;
+  return (told.join(", ") || (rows.length > 1 ? recipeName(one.recipe) : one.name)) + seeds;
 }
 
 const T975 = [0, 12.71, 4.3, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.2, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.1, 2.09];

@@ -1,18 +1,23 @@
 // One token: what is known of it, and how its weight came about, from what was recorded.
-import { exact, h, short, signed } from "./dom.js";
+import { exact, h, put, short, signed } from "./dom.js";
 import { arithmetic } from "./arithmetic.js";
 
 export function inspector(book, run, found, closed) {
   const body = h("div.panel-body");
-  const node = h("aside.panel", { hidden: true, "aria-label": "Token" }, h("button.plain.close", { "aria-label": "Close", onclick: () => close() }, "×"), body);
+  const node = h("aside.panel.waiting", { "aria-label": "Token" }, h("button.plain.close", { "aria-label": "Close", onclick: () => close() }, "×"), body);
+  const wait = () => {
+    node.classList.add("waiting");
+    put(body, h("p", "Choose a token: what is known of it, and how its weight came about."));
+  };
   function close() {
-    if (node.hidden) return;
-    node.hidden = true;
+    if (node.classList.contains("waiting")) return;
+    wait();
     closed();
   }
+  wait();
   function show(token) {
-    node.hidden = false;
-    body.replaceChildren(...facts(token, book), ...arithmetic(token, book, found));
+    node.classList.remove("waiting");
+    put(body, ...facts(token, book), ...arithmetic(token, book, found));
     body.scrollTop = 0;
   }
   return { node, show, close };
