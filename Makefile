@@ -31,7 +31,7 @@ lint: .venv/.dev
 
 # The data of other packages that the tests play with, in the cache folder; nothing is fetched twice.
 data: .venv/.core
-	for each in tau bfcl; do $(BIN)/polyturn envs --install $$each || exit 1; done
+	for each in tau bfcl agentdojo; do $(BIN)/polyturn envs --install $$each || exit 1; done
 
 # Programs that the tests start and that no Python package brings.
 programs:

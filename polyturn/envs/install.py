@@ -16,77 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from polyturn.cache import cache_folder
+from polyturn.envs.pins import INSTALLABLE, Pinned, Wheel
 from polyturn.errors import BadInput, EnvironmentFailed, MissingPackage, UnknownName
 
 LOOK_EVERY_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """One more package: ``Wheel("mpmath", "1.3.0", ("a0b2...",))``; a hash for each wheel that may be taken."""
-
-    package: str
-    version: str
-    sha256: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned:
-    """One package at one version: ``Pinned("thing", "1.0", "b76d...", "MIT", 2, ("data",), ("data/a",))``."""
-
-    package: str
-    version: str
-    sha256: str
-    """Of the wheel."""
-    licence: str
-    megabytes: int
-    """Of the download."""
-    keep: tuple[str, ...]
-    """Folders of the package that are kept, as paths from where it is unpacked; its metadata stays too."""
-    needs: tuple[str, ...]
-    """Files that must be there afterwards."""
-    beside: tuple[Wheel, ...] = ()
-    """What the kept part needs to run."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it is kept: a folder for each set of wheels."""
-        hashes = [self.sha256, *(one for wheel in self.beside for one in wheel.sha256)]
-        digest = sha256("".join(hashes).encode()).hexdigest() if self.beside else self.sha256
-        return cache_folder() / "packages" / f"{self.package}-{self.version}-{digest[:16]}"
-
-
-_TAU: Final = "inspect_evals/tau2/data"
-_BFCL: Final = tuple(
-    f"bfcl_eval/data/{folder}BFCL_v4_multi_turn_{category}.json"
-    for category in ("base", "miss_func", "miss_param", "long_context") for folder in ("", "possible_answer/")
-)
-INSTALLABLE: Final[Mapping[str, Pinned]] = {
-    "tau": Pinned(
-        "inspect-evals", "0.26.0", "b76d15813182807da141a0f06bb6f18a5f82d1f06291ec2633bb84cdf661f8d0", "MIT", 21,
-        (_TAU,),
-        (f"{_TAU}/user_simulator/simulation_guidelines.txt",
-         *(f"{_TAU}/domains/{domain}/{file}" for domain in ("airline", "retail")
-           for file in ("db.json.gz", "policy.txt", "split_tasks.json", "tasks.json"))),
-    ),
-    "bfcl": Pinned(
-        "bfcl-eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a", "Apache-2.0", 3,
-        ("bfcl_eval/data/multi_turn_func_doc", *_BFCL, "bfcl_eval/eval_checker/multi_turn_eval",
-         "bfcl_eval/constants/executable_backend_config.py", "mpmath"),
-        (*_BFCL, "bfcl_eval/data/multi_turn_func_doc/math_api.json",
-         "bfcl_eval/eval_checker/multi_turn_eval/multi_turn_checker.py", "mpmath/__init__.py",
-         "bfcl_eval/constants/executable_backend_config.py"),
-        (Wheel("mpmath", "1.3.0", ("a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826cc0e02f5b35e5c88d2c",)),),
-    ),
-}
-"""The names that ``polyturn envs --install`` takes."""
 
 
 def pinned(name: str, known: Mapping[str, Pinned] = INSTALLABLE) -> Pinned:

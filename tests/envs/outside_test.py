@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from polyturn.envs.outside import child, process
-from polyturn.envs.outside.process import Outside
+from polyturn.envs.outside.process import Outside, ask_once
 from polyturn.errors import BadInput, DeadlinePassed, EnvironmentFailed
 
 SCRIPT = """
@@ -189,3 +189,17 @@ def test_answers_are_values_that_json_holds_exactly() -> None:
 
     assert child.answered(refuse, None) == {"error": "refused: not this"}
     assert json.loads(json.dumps(child.answered(refuse, None)))
+
+
+def test_one_request_without_an_event_loop(outside: Outside, tmp_path: Path) -> None:
+    site, script = tmp_path / "site", tmp_path / "script.py"
+    assert ask_once("thing", site, script, {"do": "echo", "value": [1]}) == [1]
+    for do, kind, words in (
+        ("refuse", BadInput, "thing: no such task"), ("fail", EnvironmentFailed, "KeyError"),
+        ("exit", EnvironmentFailed, "ended with 3 and no answer; it said: I leave"),
+        ("forge", EnvironmentFailed, "no answer"),
+    ):
+        with pytest.raises(kind, match=words):
+            ask_once("thing", site, script, {"do": do})
+    with pytest.raises(DeadlinePassed, match="within 2 s"):
+        ask_once("thing", site, script, {"do": "hang"}, timeout_s=2.0)

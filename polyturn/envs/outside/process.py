@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +32,47 @@ PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR")
 """The variables of the environment that the process sees; no keys among them."""
 
 
+def command(site: Path, script: Path, memory_mb: int) -> list[str]:
+    """The command line of a process."""
+    return [sys.executable, "-I", "-S", "-B", str(CHILD), str(site), str(script), str(memory_mb)]
+
+
+def variables() -> dict[str, str]:
+    """The environment variables of a process."""
+    return {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, "PYTHONHASHSEED": "0"}
+
+
+def ask_once(
+    name: str, site: Path, script: Path, request: Mapping[str, Any], *, timeout_s: float = 120.0, memory_mb: int = 2048
+) -> Any:
+    """As :meth:`Outside.ask`, of a process for this request alone, where no event loop runs; it blocks."""
+    line = json.dumps({"id": 1, "request": request}, allow_nan=False) + "\n"
+    try:
+        done = subprocess.run(command(site, script, memory_mb), input=line, capture_output=True, text=True,
+                              encoding="utf-8", errors="replace", timeout=timeout_s, env=variables(),
+                              cwd=tempfile.gettempdir(), check=False)
+    except subprocess.TimeoutExpired:
+        raise DeadlinePassed(f"waited for the worker of {name}: its one request was not answered within {timeout_s:g} "
+                             "s; it was killed") from None
+    try:
+        ready, said = (json.loads(answer) for answer in done.stdout.splitlines())
+        if ready != {"ready": True} or said["id"] != 1 or ("value" in said) == ("error" in said):
+            raise ValueError("no answer")
+    except (ValueError, TypeError, KeyError):
+        raise EnvironmentFailed(f"the worker of {name} ended with {done.returncode} and no answer; it said: "
+                                f"{done.stderr[-2000:].strip()}") from None
+    return _value(name, said)
+
+
+def _value(name: str, said: Mapping[str, Any]) -> Any:
+    if "value" in said:
+        return said["value"]
+    words = str(said["error"])
+    if words.startswith("refused: "):
+        raise BadInput(f"{name}: {words.removeprefix('refused: ')}")
+    raise EnvironmentFailed(f"the worker of {name} failed: {words}")
+
+
 class Outside:
     """One process beside ``site``, the folder of its packages, that runs ``script``; begins with the first request.
 
@@ -47,7 +89,7 @@ class Outside:
         if not timeout_s > 0:
             raise BadInput(f"timeout_s is {timeout_s}; expected a number above 0")
         self.name, self.timeout_s = name, timeout_s
-        self._command = [sys.executable, "-I", "-S", "-B", str(CHILD), str(site), str(script), str(memory_mb)]
+        self._command = command(site, script, memory_mb)
         self._process: asyncio.subprocess.Process | None = None
         self._said: IO[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,10 +152,9 @@ class Outside:
             return
         self._kill()
         self._said = tempfile.TemporaryFile(prefix="polyturn-outside-")  # noqa: SIM115
-        own = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._process = await asyncio.create_subprocess_exec(
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._said,
-            env={**own, "PYTHONHASHSEED": "0"}, cwd=tempfile.gettempdir(), limit=LINE_BYTES, start_new_session=True,
+            env=variables(), cwd=tempfile.gettempdir(), limit=LINE_BYTES, start_new_session=True,
         )
         self.starts += 1
         try:
@@ -154,12 +195,7 @@ class Outside:
     def _checked(self, said: Mapping[str, Any]) -> Any:
         if said.get("id") != self._number or ("value" in said) == ("error" in said):
             raise self._broken(f"sent {str(said)[:200]}; expected an answer to request {self._number}")
-        if "value" in said:
-            return said["value"]
-        words = str(said["error"])
-        if words.startswith("refused: "):
-            raise BadInput(f"{self.name}: {words.removeprefix('refused: ')}")
-        raise EnvironmentFailed(f"the worker of {self.name} failed: {words}")
+        return _value(self.name, said)
 
     def _broken(self, what: str) -> EnvironmentFailed:
         last = ""
