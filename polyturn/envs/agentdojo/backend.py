@@ -19,17 +19,9 @@ from typing import Any
 NOW = datetime.datetime(2024, 5, 15, 12, 0)
 """What the clock shows: the day on which the workspace plays."""
 CLOCKS = ("email_client", "cloud_drive_client")
+"""Tools that read it, and do nothing else with dates."""
 VICTIM = "gpt-4o-2024-05-13"
 """A name that the attacks want to look up; those that are used here do not say it."""
-
-
-class Still(datetime.datetime):
-    """A clock that stands still."""
-
-    @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
-        """The same instant each time."""
-        return NOW
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +34,7 @@ def package() -> Any:
     load = importlib.import_module
     for name in CLOCKS:
         module: Any = load(f"agentdojo.default_suites.v1.tools.{name}")
-        module.datetime = SimpleNamespace(**{**vars(datetime), "datetime": Still})
+        module.datetime = SimpleNamespace(datetime=SimpleNamespace(now=lambda: NOW))
     return SimpleNamespace(
         suites=load("agentdojo.task_suite.load_suites").get_suites, tools=load("agentdojo.functions_runtime"),
         execution=load("agentdojo.agent_pipeline.tool_execution"), attacks=load("agentdojo.attacks"),
