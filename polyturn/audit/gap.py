@@ -19,6 +19,8 @@ from polyturn.types import Finding
 FEWEST = 20
 LEAST = 2e-3
 """A mean gap, in nats, below which nothing is said."""
+UNDECLARED = 0.03
+"""The same where the sampling names no top-p or top-k: half a number type's noise may fall on one side by chance."""
 LARGE = 0.1
 """A mean absolute gap, in nats, beyond what number types explain."""
 LOPSIDED = 20
@@ -28,9 +30,9 @@ LOPSIDED = 20
 def sampler_gap(update: Update) -> Iterator[Finding]:
     """At most one finding for an update, at the token with the largest gap: ``renormalised_logprob`` where the sampler
     is the surer of the two throughout and no record says which ids it kept, else ``sampler_gap`` where the gap is
-    large. Tokens drawn by older weights are not compared."""
+    large. Tokens drawn by older weights are not compared, nor updates after the first of a version."""
     tokens = update.tokens
-    if update.version is None:
+    if update.version is None or not update.first:
         return
     same_N = (update.weight_N != 0) & tokens.sampled_N & (tokens.version_N == update.version)
     gap_N = np.where(same_N, tokens.behavior_N - update.old_N, np.nan)
@@ -40,8 +42,9 @@ def sampler_gap(update: Update) -> Iterator[Finding]:
     gap = gap_N[index]
     above, below = float(gap[gap > 0].sum()), float(-gap[gap < 0].sum())
     n = int(index[np.abs(gap).argmax()])
-    if gap.mean() > LEAST and above > LOPSIDED * below and not set(tokens.support) & set(index.tolist()):
-        sampling = update.turn_of(n).sampling
+    sampling = update.turn_of(n).sampling
+    least = LEAST if sampling.top_p < 1 or sampling.top_k else UNDECLARED
+    if gap.mean() > least and above > LOPSIDED * below and not set(tokens.support) & set(index.tolist()):
         yield fault("renormalised_logprob", update.place(n), float(gap.mean()), "the sampler's log-probabilities are "
                     f"above the learner's by {gap.mean():.3g} nats on average and hardly ever below: renormalised over "
                     f"the ids it kept (top_p {sampling.top_p:g}, top_k {sampling.top_k}), which the record does not "

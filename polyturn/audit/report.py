@@ -19,7 +19,7 @@ from polyturn.audit.equal import Signal
 from polyturn.audit.found import fault
 from polyturn.audit.measured import measured_faults, measurements
 from polyturn.audit.paths import leaves, media_faults, path_faults
-from polyturn.audit.update import Key, Row, rebuilt
+from polyturn.audit.update import Key, Row, key_of, rebuilt
 from polyturn.errors import BadInput, PolyturnError
 from polyturn.media import Media
 from polyturn.record.read import count_turns, read_metrics, read_plays
@@ -109,6 +109,8 @@ class _Steps:
         self._wants: dict[Key, list[UpdateKey]] = {}
         self._held: dict[Key, Episode] = {}
         self._broken: set[UpdateKey] = set()
+        self._first: dict[tuple[int, str, int | None], int] = {}
+        """Attempt, policy and version -> its first update."""
 
     def expect(self, credit: CreditRows) -> None:
         """Notes which episodes each update needs."""
@@ -117,6 +119,8 @@ class _Steps:
                 update = (row["attempt"], row["update"], row["policy"])
                 self._rows.setdefault(update, []).append(row)
                 self._wanted.setdefault(update, set()).add(key)
+                version = (row["attempt"], row["policy"], row["version"])
+                self._first[version] = min(row["update"], self._first.get(version, row["update"]))
         for update, keys in self._wanted.items():
             for key in keys:
                 self._wants.setdefault(key, []).append(update)
@@ -130,15 +134,22 @@ class _Steps:
                 self._wanted[update].discard(key)
                 self._broken |= set() if sound else {update}
                 if not self._wanted[update]:
-                    yield from self._checked(self._rows.pop(update), sound=update not in self._broken)
-        for key in [key for key in self._held if not any(self._wanted[u] for u in self._wants[key])]:
-            del self._held[key]
+                    rows = self._rows.pop(update)
+                    yield from self._checked(rows, sound=update not in self._broken)
+                    self._let_go(rows)
+
+    def _let_go(self, rows: list[Row]) -> None:
+        """Forgets the episodes of an update that no other update waits for."""
+        for key in {key_of(row) for row in rows}:
+            if not any(self._wanted[update] for update in self._wants[key]):
+                self._held.pop(key, None)
 
     def _checked(self, rows: list[Row], *, sound: bool) -> Iterator[tuple[str, Finding]]:
         try:
             if not sound:
                 raise BadInput("an episode's paths are broken")
-            update = rebuilt(rows, self._held)
+            version = (rows[0]["attempt"], rows[0]["policy"], rows[0]["version"])
+            update = rebuilt(rows, self._held, first=self._first[version] == rows[0]["update"])
         except PolyturnError as error:
             where = f"iteration {rows[0]['iteration']} of stage {rows[0]['stage'] or 'none'}"
             self.unchecked[f"{where} cannot be laid out again: {error}"] = None

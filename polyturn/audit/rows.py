@@ -20,12 +20,15 @@ from polyturn.audit.update import Update
 from polyturn.types import Finding, FloatArray
 
 CLOSE = 1e-5
+FEWEST = 3
+"""Rollouts of a group: two always lie on a line."""
 
 
 def rows_for_rollouts(update: Update) -> Iterator[Finding]:
     """One finding for an update, at the rollout with the most rows, with the mean that was used.
 
-    Nothing is said where tokens would count the same as rows: a statistic over tokens is a method (REINFORCE++).
+    Nothing is said of groups of two, nor where tokens would count the same as rows: a statistic over tokens is a method
+    (REINFORCE++).
     """
     turns = update.turns
     if update.waiver == "demonstrations":
@@ -82,7 +85,7 @@ def _mean(total_B: FloatArray, weight_B: FloatArray, members: NDArray[np.int64])
 
 def _centre(total: FloatArray, credit: FloatArray) -> float | None:
     """The c of ``credit = s * (total - c)``; None where it is no such line."""
-    if len(total) < 2 or np.ptp(total) < 1e-9 or np.ptp(credit) < 1e-9:
+    if len(total) < FEWEST or np.ptp(total) < 1e-9 or np.ptp(credit) < 1e-9:
         return None
     slope, start = np.polyfit(total, credit, 1)
     fits = np.abs(slope * total + start - credit).max() < CLOSE * np.abs(credit).max()

@@ -34,6 +34,8 @@ class Update:
     """Span of its trajectory."""
     offset_N: IntArray
     """Place in the span."""
+    first: bool = True
+    """Whether no update before it was made by weights of this version: a round of several updates publishes once."""
 
     @property
     def tokens(self) -> Tokens:
@@ -99,7 +101,7 @@ def info_of(source: Source) -> PolicyInfo | None:
     return next(named, None)
 
 
-def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode]) -> Update:
+def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode], *, first: bool = True) -> Update:
     """The update of these rows, all of one policy. Raises: as :func:`polyturn.arrays.lay_out` and ``as_turns``."""
     groups: dict[str, dict[Key, Episode]] = {}
     for key in dict.fromkeys(key_of(row) for row in rows):
@@ -120,11 +122,10 @@ def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode]) -> Update:
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
     reference_N = None if np.isnan(whole["reference"]).all() else whole["reference"]
     turns = as_turns(tokens, Measured(whole["old"], reference_N, whole["entropy"]))
-    first = rows[0]
+    one = rows[0]
     return Update(
-        first["stage"], first["iteration"], first["version"], first["waiver"], turns, whole["advantage"],
-        whole["weight"], whole["old"], whole["reference"], whole["span"].astype(np.int32),
-        whole["offset"].astype(np.int32),
+        one["stage"], one["iteration"], one["version"], one["waiver"], turns, whole["advantage"], whole["weight"],
+        whole["old"], whole["reference"], whole["span"].astype(np.int32), whole["offset"].astype(np.int32), first,
     )
 
 

@@ -15,6 +15,8 @@ from polyturn.types import Episode, Group, Trajectory
 
 EPISODES = 8
 """At most about so many episodes are scored again."""
+FALL = 1e-3
+"""The smallest fall: a verifier that runs a model reads other numbers in another batch."""
 
 
 async def borrowed(verifier: Verifier, groups: Sequence[Group]) -> int:
@@ -34,7 +36,7 @@ async def borrowed(verifier: Verifier, groups: Sequence[Group]) -> int:
         again = scores.get(episode.id, {})
         pairs = [(score.value, again[seat].value) for seat, score in episode.scores[verifier.name].items()
                  if seat in again]
-        fell += any(was is not None and now is not None and now < was - 1e-9 for was, now in pairs)
+        fell += any(was is not None and now is not None and now < was - FALL * max(1.0, abs(was)) for was, now in pairs)
     return fell
 
 

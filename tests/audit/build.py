@@ -16,8 +16,12 @@ import numpy as np
 import torch
 
 from polyturn.advantages.group import group_standardised
+from polyturn.advantages.turn import as_tokens
 from polyturn.agents.chat import ChatAgent
+from polyturn.arrays import Measured, as_turns, lay_out
+from polyturn.audit.detectors import BY_UPDATE
 from polyturn.audit.report import AuditReport, audit_run
+from polyturn.audit.update import Update, rebuilt
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, train
@@ -28,6 +32,7 @@ from polyturn.policies.local import Local
 from polyturn.programs import ProgramSuite, Table, as_env
 from polyturn.progress import make_progress
 from polyturn.protocols import Completion, Player, Spec
+from polyturn.record.credit import credit_rows
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import Pool
 from polyturn.types import EMPTY, Group, Limits, Sampling, Score, Task
@@ -121,3 +126,24 @@ def cut(completion: Completion, count: int) -> Completion:
     keep = max(len(completion.ids) - count, 1)
     support = None if completion.support is None else completion.support[:keep]
     return replace(completion, ids=completion.ids[:keep], logprobs=completion.logprobs[:keep], support=support)
+
+
+def update_of(groups: Sequence[Group], advantage: Any, weighting: Any = token_mean, *, heads: bool = True) -> Update:
+    """The update that an advantage makes of these groups, through rows of credit, as the audit lays it out again."""
+    tokens = lay_out(groups, "main")
+    draw = np.random.default_rng(len(tokens))
+    values = draw.random(len(tokens))
+    old_N = np.where(np.isnan(tokens.behavior_N), -1.0, tokens.behavior_N)
+    measured = Measured(old_N, old_N, None, {"value": values} if heads else {},
+                        {"value": draw.random(len(tokens.trajectories))} if heads else {})
+    turns = as_turns(tokens, measured)
+    advantage_N = as_tokens(advantage(turns), turns)
+    weight_N = weighting(turns, tokens)
+    rows = [{**row, "attempt": 1, "update": 1, "iteration": 0, "play": None}
+            for row in credit_rows(tokens, measured, advantage_N, weight_N, stage="s", version=9)]
+    return rebuilt(rows, {episode.id: episode for group in groups for episode in group})
+
+
+def found_in(update: Update) -> set[str]:
+    """The names of what the detectors find in one update."""
+    return {finding.name for detector in BY_UPDATE.values() for finding in detector(update)}
