@@ -120,6 +120,7 @@ STUDY = Study(
     },
     more=("score", "found"),
     curve="score/twenty_questions",
+    choose=(100, 101),
 )
 
 

@@ -116,6 +116,7 @@ STUDY = Study(
         "samples": 6, "pairs": 4, "test_tasks": 200,
     },
     more=("accuracy_sft",), curve="evaluate/score",
+    choose=(100, 101),
 )
 
 
