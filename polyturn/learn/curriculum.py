@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -40,6 +40,7 @@ class Mixture:
     split: str = "train"
     first: int = 0
     """Added to the iteration: goes on where another mixture of the same seed ended."""
+    streams: dict[int, TaskStream] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def propose(self, iteration: int) -> Sequence[Match]:
         """The matches of an iteration, environment by environment. Raises: BadInput for a suite without tasks."""
@@ -50,12 +51,13 @@ class Mixture:
         """Nothing: the mixture does not adapt."""
 
     def _matches(self, place: int, share: Share, iteration: int) -> list[Match]:
+        stream = self.streams.setdefault(place, TaskStream(share.suite, self.split))
         return [
             Match(
                 share.suite, task, share.cast(task), derive(self.seed, self.split, iteration, place, index),
                 share.rollouts, share.limits, share.train, iteration=iteration - self.first,
             )
-            for index, task in enumerate(stretch(share.suite, self.split, iteration * share.groups, share.groups))
+            for index, task in enumerate(stream.take(iteration * share.groups, share.groups))
         ]
 
 
@@ -113,15 +115,35 @@ def restore_into(inner: Curriculum, state: Mapping[str, Any] | None) -> None:
         inner.restore(state)
 
 
-def stretch(suite: Suite, split: str, start: int, count: int) -> list[Task]:
-    """``count`` tasks of a split from the ``start``-th on, going round where the split is finite.
+class TaskStream:
+    """The tasks of a split in their order. Stretches that follow one another make each task once: tasks without end are
+    made as they are asked for, and making one may cost the building of a world."""
 
-    Raises: BadInput for a split without tasks.
-    """
-    tasks = list(islice(suite.tasks(split), start, start + count))
-    if len(tasks) == count:
-        return tasks
-    every = list(suite.tasks(split))
-    if not every:
-        raise BadInput(f"{suite.spec.name} has no tasks in split {split!r}")
-    return [every[(start + index) % len(every)] for index in range(count)]
+    def __init__(self, suite: Suite, split: str) -> None:
+        self._suite = suite
+        self._split = split
+        self._tasks = suite.tasks(split)
+        self._next = 0
+        self._every: list[Task] | None = None
+
+    def take(self, start: int, count: int) -> list[Task]:
+        """``count`` tasks from the ``start``-th on, going round where the split is finite.
+
+        Raises: BadInput for a split without tasks.
+        """
+        if self._every is None:
+            if start < self._next:
+                self._tasks, self._next = self._suite.tasks(self._split), 0
+            found = list(islice(self._tasks, start - self._next, start - self._next + count))
+            self._next = start + count
+            if len(found) == count:
+                return found
+            self._every = list(self._suite.tasks(self._split))
+        if not self._every:
+            raise BadInput(f"{self._suite.spec.name} has no tasks in split {self._split!r}")
+        return [self._every[(start + index) % len(self._every)] for index in range(count)]
+
+
+def stretch(suite: Suite, split: str, start: int, count: int) -> list[Task]:
+    """:meth:`TaskStream.take` of a stream of its own."""
+    return TaskStream(suite, split).take(start, count)

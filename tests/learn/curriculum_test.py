@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
 import pytest
 
 from polyturn.agents.chat import ChatAgent
 from polyturn.errors import BadInput
-from polyturn.learn.curriculum import Mixture, Share, StepBudget, steps_of, stretch
+from polyturn.learn.curriculum import Mixture, Share, StepBudget, TaskStream, steps_of, stretch
 from polyturn.programs import ProgramSuite, as_env
 from polyturn.protocols import Player, Spec
 from polyturn.types import Episode, Task, Trajectory, Turn
 
 
-def suite(name: str, count: int) -> ProgramSuite:
+def suite(name: str, tasks: int) -> ProgramSuite:
     async def nothing(task: object, seed: int, table: object) -> None:
         return None
 
-    return ProgramSuite(Spec(name), as_env(nothing), {"train": [Task(f"{name}{i}", name) for i in range(count)]})
+    return ProgramSuite(Spec(name), as_env(nothing), {"train": [Task(f"{name}{i}", name) for i in range(tasks)]})
 
 
 def share(name: str, count: int, groups: int, rollouts: int) -> Share:
@@ -39,6 +43,28 @@ def test_a_mixture_goes_on_where_another_ended() -> None:
     assert [m.task.id for m in going_on.propose(0)] == [m.task.id for m in ended.propose(4)]
     assert [m.seed for m in going_on.propose(0)] == [m.seed for m in ended.propose(4)]
     assert going_on.propose(0)[0].iteration == 0
+
+
+class Endless:
+    """Tasks without end; counts how many were made."""
+
+    spec = Spec("endless")
+    made = 0
+
+    def tasks(self, split: str) -> Iterator[Task]:
+        for index in count():
+            self.made += 1
+            yield Task(f"{split}{index}", "endless")
+
+
+def test_stretches_in_order_make_each_task_once_and_any_other_order_gives_the_same() -> None:
+    endless: Any = Endless()
+    stream = TaskStream(endless, "train")
+    assert [[t.id for t in stream.take(2 * i, 2)] for i in range(3)] == [
+        ["train0", "train1"], ["train2", "train3"], ["train4", "train5"]]
+    assert endless.made == 6
+    assert [t.id for t in stream.take(9, 1)] == ["train9"] and endless.made == 10
+    assert [t.id for t in stream.take(3, 2)] == ["train3", "train4"] and [t.id for t in stream.take(5, 1)] == ["train5"]
 
 
 def test_a_suite_without_tasks_is_named() -> None:
