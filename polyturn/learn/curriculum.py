@@ -122,7 +122,7 @@ class TaskStream:
     def __init__(self, suite: Suite, split: str) -> None:
         self._suite = suite
         self._split = split
-        self._tasks = suite.tasks(split)
+        self._tasks = iter(suite.tasks(split))
         self._next = 0
         self._every: list[Task] | None = None
 
@@ -133,7 +133,7 @@ class TaskStream:
         """
         if self._every is None:
             if start < self._next:
-                self._tasks, self._next = self._suite.tasks(self._split), 0
+                self._tasks, self._next = iter(self._suite.tasks(self._split)), 0
             found = list(islice(self._tasks, start - self._next, start - self._next + count))
             self._next = start + count
             if len(found) == count:
