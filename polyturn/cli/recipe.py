@@ -115,13 +115,9 @@ def _check_needs(subject: str, settings: type[Any], needs: Needs) -> None:
             raise UnknownName(f"setting in NEEDS of {subject}", name, known)
 
 
-def refuse_idle(recipe: Recipe, settings: Any, *, deterministic: bool = False) -> None:
-    """Nothing, where every setting that differs from its default does something.
-
-    Raises: BadInput naming each one that another setting switches off, with what it needs. ``deterministic`` runs
-    compute in float32, whatever a setting ``dtype`` says.
-    """
-    default, found = recipe.settings(), []
+def idle(recipe: Recipe, settings: Any) -> dict[str, str]:
+    """Setting -> why it does nothing: of those that differ from their defaults, each that another one switches off."""
+    default, found = recipe.settings(), {}
     changed = [f.name for f in fields(settings) if getattr(settings, f.name) != getattr(default, f.name)]
     for name in changed:
         wants = [item for own, others in recipe.needs if name in own for item in others.items()]
@@ -130,9 +126,19 @@ def refuse_idle(recipe: Recipe, settings: Any, *, deterministic: bool = False) -
             if now in values if values else now:
                 continue
             wanted = " or ".join(str(value) or "left out" for value in values) or "set"
-            found.append(f"{_flag(name)} {getattr(settings, name)} needs {_flag(other)} to be {wanted} (it is {now!r})")
+            found[name] = f"{_flag(name)} {getattr(settings, name)} needs {_flag(other)} to be {wanted} (it is {now!r})"
             break
-    if deterministic and "dtype" in changed and settings.dtype != "float32":
+    return found
+
+
+def refuse_idle(recipe: Recipe, settings: Any, *, deterministic: bool = False) -> None:
+    """Nothing, where every setting that differs from its default does something.
+
+    Raises: BadInput naming each one that does not (:func:`idle`), with what it needs. ``deterministic`` runs compute in
+    float32, whatever a setting ``dtype`` says.
+    """
+    found = [*idle(recipe, settings).values()]
+    if deterministic and getattr(settings, "dtype", "float32") not in ("float32", recipe.settings().dtype):
         found.append(f"--dtype {settings.dtype} has no effect with --deterministic, which computes in float32")
     if found:
         raise BadInput(f"{recipe.name}: {'these settings' if len(found) > 1 else 'this setting'} would do nothing: "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyturn.cli.listing import PACKAGE
 from polyturn.cli.parse import Parser, finite, positive, print_json
-from polyturn.cli.recipe import load, module_of, with_values
+from polyturn.cli.recipe import idle, load, module_of, with_values
 from polyturn.errors import BadInput, PolyturnError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def command(name: str, arguments: list[str]) -> int:
     plan = Plan(asked.recipe, folder, asked.jobs, asked.timeout, code_sha256())
     if asked.dry_run:
         first = to_choose(study)
-        runs = [*first, *to_report(study, dict.fromkeys(study.arms, 0))]
+        runs = effective(plan.recipe, [*first, *to_report(study, dict.fromkeys(study.arms, 0))])
         return _foresee(plan, runs, asked.json)
     found = asyncio.run(conduct(recipe, study, plan))
     path = write(found, Path(asked.write))
@@ -100,6 +100,16 @@ def study_of(subject: str) -> tuple[str, Study]:
     return recipe.name, study
 
 
+def effective(subject: str, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials without the settings that do nothing for their arm, which ``polyturn run`` would refuse."""
+    recipe = load(subject)
+    lean = []
+    for trial in trials:
+        dropped = idle(recipe, with_values(recipe, trial.settings))
+        lean.append(replace(trial, settings={k: v for k, v in trial.settings.items() if k not in dropped}))
+    return lean
+
+
 async def conduct(recipe: str, study: Study, plan: Plan) -> dict[str, Any]:
     """Runs the study and returns its results.
 
@@ -112,9 +122,9 @@ async def conduct(recipe: str, study: Study, plan: Plan) -> dict[str, Any]:
     progress = make_progress(sys.stderr)
     started = time.monotonic()
     try:
-        tried = await run_all(to_choose(study), study, plan, progress, "choosing settings")
+        tried = await run_all(effective(plan.recipe, to_choose(study)), study, plan, progress, "choosing settings")
         best = chosen(study, tried)
-        reported = await run_all(to_report(study, best), study, plan, progress, "reporting")
+        reported = await run_all(effective(plan.recipe, to_report(study, best)), study, plan, progress, "reporting")
     finally:
         progress.close()
     found = results(recipe, study, tried, reported)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from polyturn.cli.main import main
-from polyturn.cli.study import words
+from polyturn.cli.study import effective, study_of, words
+from polyturn.evaluate.study import to_report
 
 RECIPE = '''
 from dataclasses import dataclass
@@ -52,6 +53,16 @@ def test_a_study_runs_writes_and_is_not_run_twice(
     assert len(stamps) == 4
     assert main(["study", "mine.py", "--write", "out"]) == 0
     assert {path: path.stat().st_mtime_ns for path in Path("runs/study-mine").rglob("run.json")} == stamps
+
+
+def test_what_does_nothing_for_an_arm_is_left_out_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(RECIPE.replace('"lr": 0.2', '"lr": 0.2, "fail": False').replace(
+        "@dataclass(frozen=True)", 'NEEDS = ((("lr",), {"gain": (1.0,)}),)\n\n\n@dataclass(frozen=True)', 1))
+    _, study = study_of("mine.py")
+    told = {(t.arm, t.seed): t.settings for t in effective("mine.py", to_report(study, {"good": 0, "plain": 0}))}
+    assert told["good", 0] == {"lr": 0.2, "fail": False, "gain": 1.0, "seed": 0}
+    assert told["plain", 1] == {"fail": False, "gain": 0.0, "seed": 1}
 
 
 def test_a_failed_run_is_named_with_its_log(
