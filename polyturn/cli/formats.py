@@ -66,11 +66,14 @@ def given(arguments: list[str]) -> int:
     parser.add_argument("--where", metavar="SQL", help="a condition on the table episodes (polyturn query RUN)")
     parser.add_argument("--seat", action="append", default=[], metavar="SEAT",
                         help="whose dialogues to write (the seats that learn, or all); may be given more than once")
+    parser.add_argument("--bare", action="store_true", help="without the whole episode, which inspect logs and ATIF "
+                        "documents carry so that nothing is lost")
     parser.add_argument("--json", action="store_true", help="one object: file, records, episodes")
     asked = parser.all_known(arguments)
     from polyturn.record.formats.exchange import export_run
 
-    moved = export_run(asked.run, asked.format, asked.out, where=asked.where, seats=asked.seat)
+    moved = export_run(asked.run, asked.format, asked.out, where=asked.where, seats=asked.seat,
+                       bare=asked.bare)
     if asked.json:
         print_json({"file": str(moved.path), "records": moved.records, "episodes": moved.episodes})
     else:

@@ -27,6 +27,14 @@ FORMATS = (
      "about": "TRL, preference learning: prompt, chosen, rejected, from attempts of one group"},
     {"name": "trl-grpo", "module": "trl_grpo", "files": ".jsonl .parquet", "unit": "path",
      "about": "TRL, GRPO: token ids, log-probabilities and mask of each path, with the reward"},
+    {"name": "inspect", "module": "inspect", "files": ".json .eval", "unit": "log",
+     "about": "inspect logs, version 2: samples with messages and scores (.eval is read, .json read and written)"},
+    {"name": "atif", "module": "atif", "files": "/ .json .jsonl", "unit": "document",
+     "about": "ATIF of Harbor, 1.0 to 1.8: steps of agents and the agents that they called"},
+    {"name": "verifiers", "module": "verifiers", "files": ".jsonl", "unit": "trajectory",
+     "about": "verifiers traces, version 1: one agent's messages as a graph of nodes with their tokens"},
+    {"name": "otel", "module": "otel", "files": ".jsonl .json", "unit": "episode",
+     "about": "OpenTelemetry GenAI spans in OTLP/JSON: agents, chats, tools and evaluations, a trace an episode"},
     {"name": "tau-bench", "module": "tau_bench", "files": ".json .jsonl", "unit": "dialogue",
      "about": "results of tau-bench: task, trial, reward, dialogue"},
     {"name": "who-and-when", "module": "who_and_when", "files": "/ .json .jsonl", "unit": "document",
@@ -41,6 +49,8 @@ class Give:
 
     store: Store = Store()
     seats: tuple[str, ...] = ()
+    bare: bool = False
+    """Without the whole episode, which formats with room for it carry otherwise."""
 
 
 class Format(Protocol):

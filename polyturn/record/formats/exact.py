@@ -22,7 +22,14 @@ def difference(source: Any, made: Any) -> dict[str, Any]:
     """
     residual: dict[str, Any] = {"set": {}, "drop": []}
     _compare(source, made, "", residual)
-    return residual
+    pointers = sorted(residual["set"], key=_in_order)
+    return {"set": {pointer: residual["set"][pointer] for pointer in pointers},
+            "drop": sorted(residual["drop"], key=_in_order)}
+
+
+def _in_order(pointer: str) -> list[tuple[int, str]]:
+    """The order of pointers, whatever order the keys of an object stand in; places of a list by number."""
+    return [(int(step), "") if step.isdecimal() else (-1, step) for step in pointer.split("/")]
 
 
 def patched(made: Any, residual: Mapping[str, Any]) -> Any:

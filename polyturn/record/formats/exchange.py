@@ -80,10 +80,11 @@ def read_foreign(path: Path | str, format: str, *, media: Media | None = None) -
 
 
 def write_foreign(
-    episodes: Sequence[Episode], format: str, *, media: Media | None = None, seats: Sequence[str] = ()
+    episodes: Sequence[Episode], format: str, *, media: Media | None = None, seats: Sequence[str] = (),
+    bare: bool = False,
 ) -> Iterator[Any]:
     """The records of episodes in a foreign format, as JSON values. Raises: UnknownName for a format."""
-    give = Give(Store(media), tuple(seats))
+    give = Give(Store(media), tuple(seats), bare)
     found = (record for group in _units(iter(episodes), format) for record in _records(group, format, give))
     joined = part(format, "joined")
     yield from found if joined is None else joined(list(found))
@@ -91,12 +92,13 @@ def write_foreign(
 
 def export_run(
     folder: Path | str, format: str, out: Path | str | None = None, *, where: str | None = None,
-    seats: Sequence[str] = (),
+    seats: Sequence[str] = (), bare: bool = False,
 ) -> Moved:
-    """Writes a run's episodes to a file of a foreign format; ``out`` defaults to the run's name beside it.
+    """Writes a run's episodes to a file of a foreign format; ``out`` defaults to the run's name, here.
 
     ``where``: an SQL condition on the table ``episodes``. ``seats``: whose dialogues are written (the seats that learn,
-    or all where none does). Raises: BadInput for a file that exists, a condition that is none, or nothing to write.
+    or all where none does). ``bare``: without the whole episode, which formats with room for it carry.
+    Raises: BadInput for a file that exists, a condition that is none, or nothing to write.
     """
     folder = Path(folder)
     ending = entry(format)["files"].split()[0]
@@ -109,7 +111,7 @@ def export_run(
             count["episodes"] += 1
             yield episode
 
-    give = Give(Store(Media(folder / "media")), tuple(seats))
+    give = Give(Store(Media(folder / "media")), tuple(seats), bare)
     found = (record for group in _units(counted(), format) for record in _records(group, format, give))
     joined = part(format, "joined")
     made = found if joined is None else joined(list(found))
@@ -141,9 +143,10 @@ def _chosen(folder: Path, where: str) -> set[tuple[int, int]]:
 
 def _read(path: Path, format: str, store: Store, bad: list[str] | None) -> Iterator[list[Episode]]:
     """The episodes of each record, checked, with what they have no place for."""
-    split = part(format, "split")
+    split, opened = part(format, "split"), part(format, "opened")
     seen = Counter[str]()
-    for document in read_records(path, bad=bad):
+    documents = None if opened is None else opened(path, bad)
+    for document in read_records(path, bad=bad) if documents is None else documents:
         for record in [document] if split is None else split(document):
             try:
                 found = _episodes(record, format, store)

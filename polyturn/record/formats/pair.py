@@ -22,24 +22,34 @@ class Pair:
 
 
 def pairs(group: Sequence[Episode], give: Give) -> Iterator[Pair]:
-    """The pair of each seat whose attempts differ in value: first the best, then the worst, by their last dialogues.
+    """The pair of each seat whose attempts differ in value: first the best, then the worst.
 
-    A pair is given only if both go on with a reply from where they differ: where the environment had already said
-    different things there is nothing to prefer.
+    A pair is given only if both go on with a reply from where they first differ: where the environment had already said
+    different things there is nothing to prefer. Of several contexts the first that differs is meant.
     """
     for seat, policy in dict.fromkeys((t.seat, t.policy) for e in group for t in shown(e, give.seats)):
-        found: list[tuple[float, Dialogue]] = []
+        found: list[tuple[float, list[Dialogue]]] = []
         for episode in group:
             trajectory, value = episode.trajectory(seat, policy), value_of(episode, seat)
             ends = [] if trajectory is None else dialogues(trajectory)
             if value is not None and ends:
-                found.append((value, ends[-1]))
+                found.append((value, ends))
         if not found:
             continue
         best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
-        pair = as_pair(best[1], worst[1])
-        if best[0] > worst[0] and pair is not None:
-            yield pair
+        if best[0] > worst[0]:
+            yield from _first(best[1], worst[1])
+
+
+def _first(better: Sequence[Dialogue], worse: Sequence[Dialogue]) -> Iterator[Pair]:
+    """The pair of the first context in which two attempts differ, if they part at a reply there."""
+    shortest = min(len(better), len(worse))
+    for a, b in zip(better[:shortest], worse[:shortest], strict=True):
+        if [_said(message) for message in a.messages] != [_said(message) for message in b.messages]:
+            pair = as_pair(a, b)
+            if pair is not None:
+                yield pair
+            return
 
 
 def as_pair(better: Dialogue, worse: Dialogue) -> Pair | None:

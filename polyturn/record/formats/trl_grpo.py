@@ -68,7 +68,9 @@ def records(group: Sequence[Episode], give: Give) -> Iterator[Any]:
             turns = {span: turn for turn in trajectory.turns if not turn.branch and not turn.dropped
                      for span in turn.spans if trajectory.spans[span].sampled}
             done: set[int] = set()
-            for path in _paths(trajectory, set(turns)):
+            whole = (episode.source or {}).get("format") == NAME
+            paths = [tuple(range(len(trajectory.spans)))] if whole else _paths(trajectory, set(turns))
+            for path in paths:
                 row = _row(trajectory, path, set(turns) - done)
                 first = turns[next(span for span in path if span in turns)]
                 messages = [trajectory.messages[index] for index in first.prompt]

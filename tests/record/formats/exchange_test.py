@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from polyturn.record.formats.exchange import export_run, import_file, read_forei
 from polyturn.record.read import read_episodes
 from polyturn.record.rules import broken_rules
 from tests.record.formats.foreign import WRITERS, drawn
+from tests.record.formats.probe import probe_run
 from tests.record.generated import same
+from tests.record.sample_run import Plan, sample_run
 
 NAMES = [row["name"] for row in FORMATS]
 DRAWN = 60
@@ -24,7 +27,7 @@ DRAWN = 60
 def write(path: Path, format: str, records: list[Any]) -> Path:
     """The records in a file of the first ending that the format has (documents: a folder)."""
     ending = entry(format)["files"].split()[0]
-    if ending == "/":
+    if entry(format)["unit"] in ("log", "document"):
         path.mkdir()
         for number, record in enumerate(records):
             (path / f"{number:05d}.json").write_text(json.dumps(record))
@@ -54,7 +57,8 @@ def test_import_export_import_is_a_fixed_point(format: str, tmp_path: Path) -> N
     records = drawn(format, DRAWN)
     first = import_file(write(tmp_path / "in", format, records), format, tmp_path / "a")
     assert first.records >= len(records) and not first.bad
-    out = tmp_path / ("out" if entry(format)["files"].startswith("/") else f"out{entry(format)['files'].split()[0]}")
+    folder = entry(format)["unit"] in ("log", "document")
+    out = tmp_path / ("out" if folder else f"out{entry(format)['files'].split()[0]}")
     moved = export_run(tmp_path / "a", format, out)
     assert read(out) == json.loads(json.dumps(records))
     import_file(out, format, tmp_path / "b")
@@ -133,8 +137,6 @@ def test_media_stay_in_their_folder(tmp_path: Path) -> None:
 
 def test_an_edited_episode_is_exported_as_it_is_now(tmp_path: Path) -> None:
     """What was put aside goes back; what the episode holds is what it says now."""
-    from dataclasses import replace
-
     record = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "x": 1}], "y": 2}
     episode = next(read_foreign(write(tmp_path / "in", "openai", [record]), "openai"))
     trajectory = episode.trajectories[0]
@@ -162,3 +164,45 @@ def test_formats_of_one_document_are_whole(tmp_path: Path) -> None:
     """Where a module splits a document, it joins it again."""
     for name in NAMES:
         assert (part(name, "split") is None) == (part(name, "joined") is None), name
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_runs_of_our_own_go_out_and_come_in(format: str, tmp_path: Path) -> None:
+    """Summaries, sub-seats, pictures and tools export to every format, and what was exported is a fixed point."""
+    run = probe_run(tmp_path / "run")
+    out, again = (tmp_path / (name if entry(format)["unit"] == "document" else
+                              f"{name}{entry(format)['files'].split()[0]}") for name in ("out", "again"))
+    assert export_run(run, format, out, bare=True).records > 0
+    assert import_file(out, format, tmp_path / "b").episodes > 0
+    export_run(tmp_path / "b", format, again, bare=True)
+    assert read(again) == read(out)
+
+
+@pytest.mark.parametrize("format", ["inspect", "atif"])
+def test_what_carries_the_whole_episode_gives_it_back(format: str, tmp_path: Path) -> None:
+    """To the bit, pictures included; but where somebody changed the record, the record counts."""
+    for number, run in enumerate((probe_run(tmp_path / "probe"), sample_run(tmp_path / "run", Plan(1, 1, 1, 2)))):
+        out = tmp_path / (f"out{number}.json" if format == "inspect" else f"out{number}")
+        export_run(run, format, out)
+        import_file(out, format, tmp_path / f"again{number}")
+        pairs = list(zip(read_episodes(run), read_episodes(tmp_path / f"again{number}"), strict=True))
+        assert all(same(before, replace(after, source=None)) for before, after in pairs)
+    document = json.loads((out if format == "inspect" else out / "00000.json").read_text())
+    if format == "inspect":
+        next(m for m in document["samples"][0]["messages"] if m["role"] == "assistant")["content"] = "No."
+    else:
+        next(step for step in document["steps"] if step["source"] == "agent")["message"] = "No."
+    (tmp_path / "changed.json").write_text(json.dumps(document))
+    episode = next(read_foreign(tmp_path / "changed.json", format, media=Media(tmp_path / "m")))
+    assert not episode.events and "No." in {m.text for t in episode.trajectories for m in t.messages}
+
+
+def test_carried_media_are_checked(tmp_path: Path) -> None:
+    """A name that its bytes do not have is not believed."""
+    export_run(probe_run(tmp_path / "run"), "inspect", tmp_path / "out.json")
+    whole = json.loads((tmp_path / "out.json").read_text())
+    picture = whole["samples"][0]["messages"][1]["content"][1]
+    picture["image"] = "data:image/png;base64,aGVsbG8="
+    (tmp_path / "bad.json").write_text(json.dumps(whole))
+    first = next(read_foreign(tmp_path / "bad.json", "inspect", media=Media(tmp_path / "m")))
+    assert not (first.source or {}).get("carried")

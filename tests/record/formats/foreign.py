@@ -161,10 +161,164 @@ def trl_grpo(w: Writer) -> Any:
             **w.maybe(lambda: {"env_mask": mask}), **w.maybe(lambda: {"reward": w.plain.random()}), **w.mapping()}
 
 
+def atif(w: Writer, depth: int = 1) -> Any:
+    steps: list[dict[str, Any]] = []
+    if w.plain.random() < 0.5:
+        steps.append({"step_id": 1, "source": "system", "message": w.text()})
+    path: list[int] = []
+    for number in range(w.plain.randint(1, 4)):
+        picture = {"type": "image", "source": {"media_type": "image/png", "path": w.plain.choice([PIXEL, "a/b.png"])}}
+        message = w.plain.choice([w.text(), [{"type": "text", "text": w.text()}, picture]])
+        steps.append({"step_id": len(steps) + 1, "source": "user", "message": message,
+                      **w.maybe(lambda: {"timestamp": "2026-01-02T03:04:05Z", "extra": {"a": 1}})})
+        calls = [{"tool_call_id": f"c{number}.{i}", "function_name": "f", "arguments": w.mapping()}
+                 for i in range(w.plain.randint(0, 2))]
+        results = [{"source_call_id": call["tool_call_id"], "content": w.text()} for call in calls]
+        metrics: dict[str, Any] = {"prompt_tokens": 5, "completion_tokens": 2, **w.maybe(lambda: {"cost_usd": 0.25})}
+        if w.plain.random() < 0.6:
+            fed, ids = [*path, 1, 2, number], [7, 8]
+            metrics |= {"prompt_token_ids": fed, "completion_token_ids": ids,
+                        **w.maybe(lambda: {"logprobs": [-1.5, -0.25]})}
+            path = [*fed, *ids] if w.plain.random() < 0.8 else [99]
+        steps.append({"step_id": len(steps) + 1, "source": "agent", "message": w.text(),
+                      **w.maybe(lambda: {"reasoning_content": "hm"}),
+                      **({"metrics": metrics} if w.plain.random() < 0.7 else {}),
+                      **({"tool_calls": calls, "observation": {"results": results}} if calls else {}),
+                      **w.maybe(lambda: {"is_copied_context": w.plain.random() < 0.5}, 0.2),
+                      **w.maybe(lambda: {"timestamp": "2026-01-02T03:04:05.5+02:00"}, 0.3)})
+    agent = {"name": "a", "version": "2", **w.maybe(lambda: {"model_name": "m", "tool_definitions": w.tools()})}
+    inner = [{**atif(w, depth - 1), "trajectory_id": f"t{i}"} for i in range(w.plain.randint(0, 2))] if depth else []
+    return {"schema_version": w.plain.choice(["ATIF-v1.7", "ATIF-v1.8"]), "agent": agent, "steps": steps,
+            **w.maybe(lambda: {"session_id": "s", "notes": w.text(), "final_metrics": {"total_steps": 3}}),
+            **w.maybe(lambda: {"extra": w.mapping()}), **({"subagent_trajectories": inner} if inner else {})}
+
+
+def verifiers(w: Writer) -> Any:
+    nodes: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+
+    def add(parent: int | None, message: dict[str, Any], sampled: bool) -> int:
+        scaffold, own = w.plain.randint(0, 2), w.plain.randint(1, 3) if sampled else 0
+        mask = [False] * scaffold + [True] * own
+        node: dict[str, Any] = {"parent": parent, "message": message, "sampled": sampled, "timestamp": 12.5,
+                                "token_ids": [w.plain.randint(0, 99) for _ in mask], "mask": mask, "is_content": []}
+        node["logprobs"] = [-w.plain.random() for _ in range(own)] if w.plain.random() < 0.8 else []
+        nodes.append({**node, **w.maybe(lambda: {"advantages": None, "semantic_parents": []})})
+        if sampled and w.plain.random() < 0.8:
+            usage = {"prompt_tokens": 3, "completion_tokens": own, **w.maybe(lambda: {"cached_input_tokens": 2})}
+            calls.append({"node": len(nodes) - 1, "model": "m",
+                          "finish_reason": w.plain.choice(["stop", "length", None]),
+                          "usage": w.plain.choice([usage, None]), "time": {"start": 1.5, "end": 2.5},
+                          **w.maybe(lambda: {"sampling": {"temperature": 0.7, "top_p": None}})})
+        return len(nodes) - 1
+
+    for _ in range(w.plain.randint(1, 2)):
+        here = add(None, {"role": w.plain.choice(["system", "user"]), "content": w.text()}, False)
+        for number in range(w.plain.randint(1, 3)):
+            asked = add(here, {"role": "user", "content": w.text()}, False)
+            arguments = w.plain.choice(['{"a": 1}', "{"])
+            call = {"id": f"c{number}", "type": "function", "name": "f", "arguments": arguments}
+            here = add(asked, {"role": "assistant", "content": w.text(), "provider_state": None,
+                               "reasoning_content": w.plain.choice([None, "so"]),
+                               "tool_calls": w.plain.choice([None, [call]])}, True)
+            if nodes[here]["message"]["tool_calls"]:
+                answer = {"role": "tool", "tool_call_id": f"c{number}", "content": w.text(), "name": None}
+                here = add(here, answer, False)
+            elif w.plain.random() < 0.3:
+                add(asked, {"role": "assistant", "content": "another"}, True)
+    return {"version": 1, "id": f"t{w.plain.random()}", "verifiers": {"version": "0.4.0"},
+            "task": {"type": "T", "data": {"idx": 3, "answer": w.value()}, "key": w.plain.choice([None, "k"])},
+            "agent": {"config": {"model": None}, "name": "solver", "trainable": w.plain.random() < 0.8},
+            "tools": [{"type": "function", "name": "f", "description": "", "parameters": {}}], "nodes": nodes,
+            "calls": calls, "rewards": {"r": {"score": 0.5, "weight": 2.0}, "n": None}, "metrics": {"turns": 3.0},
+            "info": w.mapping(), "stop_condition": w.plain.choice([None, "max_turns"]),
+            "errors": w.plain.choice([[], [{"type": "E", "message": w.text(), "traceback": None}]]),
+            "timing": {"start": 1.5, "boot": {"start": 1.5, "end": 2.0}}}
+
+
+def inspect_sample(w: Writer, number: int) -> Any:
+    def content() -> Any:
+        return w.plain.choice([w.text(), "attachment://abc", [
+            {"type": "reasoning", "reasoning": w.text()}, {"type": "text", "text": w.text(), "refusal": None},
+            {"type": "image", "image": PIXEL, "detail": "auto"}, {"type": "data", "data": w.mapping()}]])
+
+    messages: list[dict[str, Any]] = [{"id": "x1", "role": "system", "content": w.text()}]
+    for k in range(w.plain.randint(1, 3)):
+        messages.append({"role": "user", "content": content(), "source": "input"})
+        calls = [{"id": f"c{k}", "function": "f", "arguments": w.mapping(), "type": "function",
+                  **w.maybe(lambda: {"parse_error": "no"}, 0.2)}]
+        asks = w.plain.random() < 0.4
+        messages.append({"role": "assistant", "content": content(), "model": "m",
+                         **({"tool_calls": calls} if asks else {})})
+        if asks:
+            messages.append({"role": "tool", "content": w.text(), "tool_call_id": f"c{k}", "function": "f",
+                             **w.maybe(lambda: {"error": {"type": "timeout", "message": "late"}}, 0.3)})
+    value = w.plain.choice([1.0, 0, "C", "I", "odd", True, {"a": 1}])
+    return {"id": w.plain.choice([number, f"s{number}"]), "epoch": w.plain.randint(1, 3), "input": w.text(),
+            "target": w.plain.choice(["9", ["a", "b"]]), "messages": messages,
+            "output": {"model": "m", "choices": []}, "scores": w.plain.choice([None, {"s": {
+                "value": value, **w.maybe(lambda: {"answer": "9", "explanation": w.text()})}}]),
+            "attachments": {"abc": "long text"}, "events": [{"event": "info", "data": w.value()}],
+            **w.maybe(lambda: {"uuid": f"u{w.plain.random()}", "started_at": "2026-01-02T03:04:05.25+00:00"}),
+            **w.maybe(lambda: {"error": {"message": "boom", "traceback": "", "traceback_ansi": ""}}, 0.2),
+            **w.maybe(lambda: {"limit": {"type": "token", "limit": 9}}, 0.2), "metadata": w.mapping()}
+
+
+def inspect(w: Writer) -> Any:
+    return {"version": 2, "status": "success", "eval": {"created": "2026-01-02T03:04:05+00:00", "task": "t",
+            "dataset": {"name": "d"}, "model": "m", "config": {"epochs": 2}, "run_id": w.text()},
+            **w.maybe(lambda: {"results": {"total_samples": 2, "completed_samples": 2, "scores": []}}),
+            "samples": [inspect_sample(w, i) for i in range(w.plain.randint(1, 3))]}
+
+
+def otel(w: Writer) -> Any:
+    """A trace as a collector writes it: ids and order of its own, spans of other kinds among the chats."""
+    trace = f"{w.plain.getrandbits(128):032x}"
+    spans: list[dict[str, Any]] = []
+
+    def span(parent: str | None, name: str, **values: Any) -> str:
+        id = f"{w.plain.getrandbits(64):016x}"
+        start = 1_700_000_000_000_000_000 + 1000 * len(spans)
+        spans.append({"traceId": trace, "spanId": id, **({} if parent is None else {"parentSpanId": parent}),
+                      "name": name, "kind": 3, "startTimeUnixNano": str(start), "endTimeUnixNano": str(start + 500),
+                      "attributes": [{"key": key, "value": value} for key, value in values.items()],
+                      **w.maybe(lambda: {"flags": 257}, 0.3)})
+        return id
+
+    root = span(None, "invoke_agent planner", **{
+        "gen_ai.operation.name": {"stringValue": "invoke_agent"}, "gen_ai.agent.name": {"stringValue": "planner"},
+        "gen_ai.conversation.id": {"stringValue": f"conversation {trace}"}})
+    history: list[dict[str, Any]] = [{"role": "user", "parts": [{"type": "text", "content": w.text()}]}]
+    for number in range(w.plain.randint(1, 3)):
+        call = {"type": "tool_call", "id": f"c{number}", "name": "f", "arguments": w.mapping()}
+        asks = w.plain.random() < 0.5
+        reply = {"role": "assistant", "parts": [{"type": "text", "content": w.text()}, *([call] if asks else [])]}
+        content = {
+            "gen_ai.input.messages": {"stringValue": json.dumps(history)},
+            "gen_ai.output.messages": {"stringValue": json.dumps([{**reply, "finish_reason": "stop"}])},
+        } if w.plain.random() < 0.8 else {}
+        span(root, "chat m", **{
+            "gen_ai.operation.name": {"stringValue": "chat"}, "gen_ai.request.model": {"stringValue": "m"},
+            "gen_ai.usage.input_tokens": {"intValue": "7"}, "gen_ai.request.temperature": {"doubleValue": 0.5},
+            "gen_ai.response.finish_reasons": {"arrayValue": {"values": [{"stringValue": "stop"}]}}, **content})
+        history = [*history, reply]
+        if asks:
+            span(root, "execute_tool f", **{"gen_ai.operation.name": {"stringValue": "execute_tool"}})
+            answer = {"type": "tool_call_response", "id": f"c{number}", "response": w.text()}
+            history = [*history, {"role": "tool", "parts": [answer]}]
+        history = [*history, {"role": "user", "parts": [{"type": "text", "content": f"go on {number}"}]}]
+    spans[0]["events"] = [{"timeUnixNano": "1700000000000000001", "name": "gen_ai.evaluation.result", "attributes": [
+        {"key": "gen_ai.evaluation.name", "value": {"stringValue": "relevance"}},
+        {"key": "gen_ai.evaluation.score.value", "value": {"doubleValue": 0.25}},
+        {"key": "gen_ai.evaluation.explanation", "value": {"stringValue": w.text()}}]}]
+    return {"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": [
+        {"scope": {"name": "other"}, "spans": spans, **w.maybe(lambda: {"schemaUrl": "x"})}]}]}
+
+
 WRITERS: dict[str, Callable[[Writer], Any]] = {
     "openai": openai, "openai-preference": openai_preference, "chatml": chatml, "sharegpt": sharegpt,
-    "tau-bench": tau_bench, "who-and-when": who_and_when,
-    "trl-sft": trl_sft, "trl-preference": trl_preference, "trl-grpo": trl_grpo,
+    "trl-sft": trl_sft, "trl-preference": trl_preference, "trl-grpo": trl_grpo, "verifiers": verifiers,
+    "inspect": inspect, "atif": atif, "otel": otel, "tau-bench": tau_bench, "who-and-when": who_and_when,
 }
 
 
