@@ -62,7 +62,7 @@ def opened(path: Path, bad: list[str] | None) -> list[Field] | None:
                 raise BadInput(f"{path} holds no header.json: the run that wrote it was cut off; inspect log recover")
             log, *samples = [parsed(_unpacked(path, archive, members[name]), f"{path}, {name}")
                              for name in ("header.json", *names)]
-    except (zipfile.BadZipFile, NotImplementedError, OSError, zlib.error, struct.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, OSError, zlib.error, struct.error) as error:
         raise BadInput(f"{path} cannot be unpacked ({error}); inspect log convert --to json makes a .json of it"
                        ) from None
     return [Field({**Field(log, str(path)).object(), "samples": samples}, str(path))]
@@ -291,13 +291,13 @@ def _header(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _results(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of each verifier over the samples that it scored."""
+    """The mean of each verifier over the samples that it scored and that did not break."""
     given: dict[str, list[float]] = {}
-    for sample in samples:
+    whole = [sample for sample in samples if "error" not in sample]
+    for sample in whole:
         for name, score in sample["scores"].items():
             if not isinstance(score["value"], str):
                 given.setdefault(name, []).append(score["value"])
-    whole = [sample for sample in samples if "error" not in sample]
     return {"total_samples": len(samples), "completed_samples": len(whole), "scores": [
         {"name": name, "scorer": name, "metrics": {"mean": {"name": "mean", "value": sum(v) / len(v)}}}
         for name, v in given.items()]}
