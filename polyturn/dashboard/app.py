@@ -109,10 +109,12 @@ class _Site:
         return run_view(request.path_params["run"], self._run(request))
 
     def curves(self, request: Request) -> Any:
-        return query.curves(self._run(request).index)
+        watched = self._run(request)
+        return watched.kept("curves", lambda: query.curves(watched.index))
 
     def metrics(self, request: Request) -> Any:
-        return query.series(self._run(request).index)
+        watched = self._run(request)
+        return watched.kept("series", lambda: query.series(watched.index))
 
     def episodes(self, request: Request) -> Any:
         given = dict(request.query_params)

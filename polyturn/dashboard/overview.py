@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from polyturn.dashboard import query
 from polyturn.dashboard.watch import Watch, Watched
-from polyturn.evaluate.stats import clustered_mean
+from polyturn.evaluate.stats import bounded_mean, clustered_mean
 from polyturn.record.control import SETTINGS, is_paused, orders
 from polyturn.record.index import Index
 from polyturn.record.run import is_locked
@@ -24,8 +25,8 @@ def run_rows(watch: Watch) -> list[dict[str, Any]]:
 
 def _run_row(name: str, watched: Watched) -> dict[str, Any]:
     info = watched.info()
-    metrics = watched.index.metrics()
-    counts = _counts(watched.index)
+    metrics = watched.kept("metrics", watched.index.metrics)
+    counts = watched.kept("counts", lambda: _counts(watched.index))
     scores = {key: value for row in metrics for key, value in row["values"].items() if key.startswith("score/")}
     course = [_mean([v for k, v in row["values"].items() if k.startswith("score/")]) for row in metrics]
     known = [value for value in course if value is not None]
@@ -66,8 +67,9 @@ def run_view(name: str, watched: Watched) -> dict[str, Any]:
         "code_sha256": info.code_sha256, "attempt_list": [
             {"number": a.number, "started": a.started, "ended": a.ended, "status": a.status, "reason": a.reason}
             for a in info.attempts],
-        "stages": query.stages(watched.index), "axis": axis(watched.index), "results": watched.results(),
-        "open": watched.index.open_plays(), **_control(watched),
+        "stages": watched.kept("stages", lambda: query.stages(watched.index)),
+        "axis": watched.kept("axis", lambda: axis(watched.index)), "results": watched.results(),
+        "open": watched.index.open_plays() if is_locked(watched.folder) else [], **_control(watched),
     }
 
 
@@ -98,8 +100,8 @@ def compared(runs: Mapping[str, Watched]) -> dict[str, Any]:
     """Several runs: row, axis and curves of each, the settings that differ, and what was played outside training."""
     return {
         "runs": [_run_row(name, watched) for name, watched in runs.items()],
-        "curves": {name: query.curves(watched.index) for name, watched in runs.items()},
-        "axis": {name: axis(watched.index) for name, watched in runs.items()},
+        "curves": {name: w.kept("curves", partial(query.curves, w.index)) for name, w in runs.items()},
+        "axis": {name: watched.kept("axis", partial(axis, watched.index)) for name, watched in runs.items()},
         "settings": _differing({name: dict(watched.info().settings) for name, watched in runs.items()}),
         "rated": {name: rated(watched.index) for name, watched in runs.items()},
     }
@@ -125,7 +127,8 @@ def rated(index: Index) -> list[dict[str, Any]]:
 
 
 def _estimate(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
-    mean = clustered_mean(groups)
+    unit = all(0 <= score <= 1 for group in groups for score in group)
+    mean = (bounded_mean if unit else clustered_mean)(groups)
     known = mean.low == mean.low
     return {"mean": mean.mean, "low": mean.low if known else None, "high": mean.high if known else None,
             "groups": mean.count, "episodes": sum(len(group) for group in groups)}

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.evaluate.stats import clustered_mean
+from polyturn.evaluate.stats import bounded_mean, clustered_mean
 from polyturn.record.index import Index, Key
-from polyturn.record.table import is_whole, lines_from
+from polyturn.record.table import is_whole
 
 COLUMNS = (
     "attempt", "play", "id", "grp", "task", "family", "stage", "iteration", "trial", "seed", "parent", "score",
@@ -30,6 +31,8 @@ SECONDS = 3.0
 """The longest that one question may take."""
 WINDOW = 5
 """Iterations that one point of a score curve is the mean of."""
+CHUNK = 4 * 2**20
+_PLAY = re.compile(rb'"attempt":(\d+),"play":(\d+)')
 _RANGES = {"min_score": "score >= ?", "max_score": "score <= ?", "min_turns": "turns >= ?", "max_turns": "turns <= ?",
            "min_tokens": "tokens >= ?", "max_tokens": "tokens <= ?"}
 
@@ -98,12 +101,16 @@ def page(
             where += " and exists (select 1 from said s where s.attempt = e.attempt and s.play = e.play)"
             found = {"searched": share}
         _guard(db)
-        order = f"{column} {'desc' if sort.startswith('-') else 'asc'} nulls last, offset desc"
+        way = "desc" if sort.startswith("-") else "asc"
+        order = f"offset {way}" if column == "offset" else f"{column} {way} nulls last, offset desc"
+        place = (min(max(count, 1), MOST), max(first, 0))
         try:
             total = db.execute(f"select count(*) from episodes e where {where}", filtered.values).fetchone()[0]
-            rows = db.execute(
-                f"select {', '.join(COLUMNS)} from episodes e where {where} order by {order} limit ? offset ?",
-                (*filtered.values, min(max(count, 1), MOST), max(first, 0))).fetchall()
+            few = db.execute(f"select offset from episodes e where {where} order by {order} limit ? offset ?",
+                             (*filtered.values, *place)).fetchall()
+            marks = ", ".join("?" * len(few))
+            rows = db.execute(f"select {', '.join(COLUMNS)} from episodes where offset in ({marks}) order by {order}",
+                              [row[0] for row in few]).fetchall()
         except sqlite3.DatabaseError as error:
             raise BadInput(f"the filter {where!r} was refused: {error}; it may speak of {', '.join(COLUMNS)}") from None
     return {"rows": [dict(row) for row in rows], "total": total, "first": max(first, 0), **found}
@@ -127,20 +134,31 @@ def plays_with(index: Index, text: str, *, seconds: float = SECONDS) -> tuple[se
     """The plays in whose record a text stands (messages, calls, tool output, events, errors), whatever the case of its
     Latin letters; and the share of the record that was looked through in the time there was."""
     wanted = orjson.dumps(text)[1:-1].lower()
-    pattern = re.compile(rb'"attempt":(\d+),"play":(\d+)')
     until = time.monotonic() + seconds
     found: set[Key] = set()
-    share = 1.0
+    read = there = 0
     for name in ("episodes", "turns"):
         path = index.folder / f"{name}.jsonl"
-        size = path.stat().st_size if path.exists() else 0
-        for line in lines_from(path):
-            if wanted in line.data.lower() and is_whole(line.data) and (match := pattern.search(line.data)):
-                found.add((int(match[1]), int(match[2])))
-            if line.number % 256 == 0 and time.monotonic() > until:
-                share = min(share, (line.offset + len(line.data)) / size)
-                break
-    return found, share
+        if not path.exists():
+            continue
+        there += path.stat().st_size
+        with path.open("rb") as file:
+            while time.monotonic() < until and (chunk := file.read(CHUNK)):
+                chunk += file.readline()
+                read += len(chunk)
+                found.update(_keys_with(chunk, wanted))
+    return found, read / max(there, 1)
+
+
+def _keys_with(chunk: bytes, wanted: bytes) -> Iterator[Key]:
+    """The plays of the lines of a chunk that hold some bytes (in small letters)."""
+    small, at = chunk.lower(), 0
+    while (at := small.find(wanted, at)) >= 0:
+        start, end = chunk.rfind(b"\n", 0, at) + 1, chunk.find(b"\n", at) + 1 or len(chunk)
+        match = _PLAY.search(chunk, start, end)
+        if match is not None and is_whole(chunk[start:end]):
+            yield int(match[1]), int(match[2])
+        at = end
 
 
 # ---------------------------------------------------------------- groups and curves
@@ -185,36 +203,33 @@ def curves(index: Index) -> list[dict[str, Any]]:
     """One curve for each family and learning seat, in parts of one stage each.
 
     A point is the mean of the episodes played within :data:`WINDOW` iterations, with its 95 % interval clustered by
-    group (:func:`polyturn.evaluate.stats.clustered_mean`): ``[iteration, mean, low, high, groups, episodes]``.
+    group: ``[iteration, mean, low, high, groups, episodes]``. Where all scores of a family lie in 0..1 the interval
+    does too (:func:`polyturn.evaluate.stats.bounded_mean`).
     """
     with index.connected() as db:
         rows = db.execute(
             "select stage, family, iteration, grp, score, by_seat from episodes where iteration is not null "
-            "and score is not null and stop <> 'error' order by offset").fetchall()
+            "and score is not null and stop <> 'error'").fetchall()
+        first = dict(db.execute("select stage, min(offset) from episodes group by stage").fetchall())
     found: dict[tuple[str, str], dict[str, dict[int, dict[str, list[float]]]]] = {}
-    for row in rows:
-        for seat, score in _by_seat(row):
-            at = found.setdefault((row["family"], seat), {}).setdefault(row["stage"], {})
-            at.setdefault(row["iteration"], {}).setdefault(row["grp"], []).append(score)
+    for stage, family, iteration, group, score, by_seat in map(tuple, rows):
+        for seat, value in (("", score),) if by_seat is None else orjson.loads(by_seat).items():
+            at = found.setdefault((family, seat), {}).setdefault(stage, {})
+            at.setdefault(iteration, {}).setdefault(group, []).append(value)
     return [
-        {"family": family, "seat": seat,
-         "parts": [{"stage": stage, "points": list(_points(by_iteration))} for stage, by_iteration in parts.items()]}
+        {"family": family, "seat": seat, "parts": [
+            {"stage": stage, "points": list(_points(parts[stage]))} for stage in sorted(parts, key=first.__getitem__)]}
         for (family, seat), parts in sorted(found.items())
     ]
 
 
-def _by_seat(row: sqlite3.Row) -> Iterator[tuple[str, float]]:
-    if row["by_seat"] is None:
-        yield "", row["score"]
-    else:
-        yield from orjson.loads(row["by_seat"]).items()
-
-
 def _points(by_iteration: Mapping[int, Mapping[str, Sequence[float]]]) -> Iterator[list[Any]]:
+    arrays = {i: [np.array(values) for values in found.values()] for i, found in by_iteration.items()}
+    bounded = all(values.min() >= 0 and values.max() <= 1 for found in arrays.values() for values in found)
+    estimate = bounded_mean if bounded else clustered_mean
     for i in sorted(by_iteration):
-        window = range(i - WINDOW // 2, i + WINDOW // 2 + 1)
-        near = [values for j in window for values in by_iteration.get(j, {}).values()]
-        mean = clustered_mean(near)
+        near = [values for j in range(i - WINDOW // 2, i + WINDOW // 2 + 1) for values in arrays.get(j, ())]
+        mean = estimate(near)
         low, high = (None, None) if mean.low != mean.low else (mean.low, mean.high)
         yield [i, mean.mean, low, high, len(near), sum(len(values) for values in near)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ class Watched:
     progress: Progress = Progress(0, 1, 0)
     trouble: str = ""
     seen: tuple[Any, ...] = ()
+    _kept: dict[str, tuple[int, Any]] = field(default_factory=dict)
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made once for each state of the index."""
+        known = self._kept.get(name)
+        if known is None or known[0] != self.version:
+            known = self._kept[name] = (self.version, make())
+        return known[1]
 
     def info(self) -> RunInfo:
         """What ``run.json`` says now."""
@@ -130,8 +138,8 @@ class Watch:
             except PolyturnError as error:
                 for watched in self.runs.values():
                     watched.trouble = str(error)
-            whole = self.read_on(0.5)
-            self._stop.wait(self.every_s if whole else 0.01)
+            whole = self.read_on(0.1)
+            self._stop.wait(self.every_s if whole else 0.03)
 
     def stop(self) -> None:
         """Ends the thread."""

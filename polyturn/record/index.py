@@ -25,8 +25,10 @@ from polyturn.record.run import read_info
 from polyturn.record.table import TABLES, Line, Place, is_whole, lines_from
 
 Key = tuple[int, int]
-VERSION = 2
+VERSION = 3
 FILE = "index.sqlite"
+OPEN = 20_000
+"""Of how many plays before the last one an open one is looked for."""
 BATCH = 2000
 """Lines between two looks at the clock."""
 _SCHEMA = """
@@ -44,7 +46,9 @@ create table metrics (offset int primary key, attempt int, stage text, iteration
 create index turns_play on turns (attempt, play);
 create unique index episodes_play on episodes (attempt, play);
 create index episodes_id on episodes (id);
-create index episodes_group on episodes (grp, stage, iteration, family, score, stop);
+create index episodes_group on episodes (grp);
+create index episodes_sums on episodes (stage, iteration, family, grp, score, by_seat, stop, turns, tokens, invalid,
+  success, trained, started, ended, attempt, play);
 create index scores_play on scores (attempt, play);
 create index credit_play on credit (attempt, play);
 """
@@ -182,12 +186,14 @@ class Index:
         return [{**dict(row), "values": orjson.loads(row["values"])} for row in rows]
 
     def open_plays(self) -> list[dict[str, Any]]:
-        """Plays with turns and no end yet, the newest first: attempt, play, id, turns, tokens."""
+        """Plays of the last attempt with turns and no end yet, the newest first: attempt, play, id, turns, tokens."""
         with self.connected() as db:
+            last = db.execute("select attempt, max(play) from turns where attempt = (select max(attempt) from turns)")
+            attempt, play = last.fetchone()
             rows = db.execute(
-                "select attempt, play, id, count(*) turns, sum(tokens) tokens from turns t where not exists (select 1 "
-                "from episodes e where e.attempt = t.attempt and e.play = t.play) group by attempt, play "
-                "order by max(offset) desc limit 200").fetchall()
+                "select attempt, play, id, count(*) turns, sum(tokens) tokens from turns t where attempt = ? and "
+                "play > ? and not exists (select 1 from episodes e where e.attempt = t.attempt and e.play = t.play) "
+                "group by attempt, play order by max(offset) desc limit 200", (attempt, (play or 0) - OPEN)).fetchall()
         return [dict(row) for row in rows]
 
     def _near(self, db: sqlite3.Connection, name: str) -> list[str]:
@@ -277,36 +283,43 @@ class _Reader:
         self.db.executemany(f"replace into episodes ({', '.join(names)}) values ({marks})", rows)
 
     def _scores(self, lines: Sequence[Line]) -> None:
-        self._joined(lines, _SCORES, lambda match: (match[1], match[2], match[3]), self._score)
+        rows, given = [], {}
+        for line in lines:
+            match = _matched(_SCORES, line, self.path)
+            key, name = self._key(match[1], match[2], match[3])
+            rows.append((line.offset, len(line.data), *key, name))
+            given[key] = [*given.get(key, ()), line]
+        self.db.executemany("insert into scores values (?, ?, ?, ?, ?)", rows)
+        for key, own in given.items():
+            count = self.db.execute("select count(*) from scores where attempt = ? and play = ?", key).fetchone()[0]
+            self._score(key, [line.row() for line in own] if count == len(own) else None)
 
     def _credit(self, lines: Sequence[Line]) -> None:
-        self._joined(lines, _CREDIT, lambda match: (match[1], match[3], match[4], match[2]), self._trained)
-
-    def _joined(
-        self, lines: Sequence[Line], pattern: re.Pattern[bytes],
-        columns: Callable[[re.Match[bytes]], tuple[bytes, ...]], then: Callable[[tuple[Any, ...]], None],
-    ) -> None:
-        """Rows that speak of a play: by its number, or else by the id of the last episode so named."""
-        keys: dict[tuple[Any, ...], None] = {}
+        rows = []
         for line in lines:
-            attempt, play, name, *more = columns(_matched(pattern, line, self.path))
-            key: tuple[Any, ...] = (int(attempt), None if play == b"null" else int(play))
-            if key[1] is None:
-                key = self.db.execute("select attempt, play from episodes where id = ? order by offset desc",
-                                      (orjson.loads(name),)).fetchone() or key
-            row = (line.offset, len(line.data), *key, orjson.loads(name), *(int(value) for value in more))
-            self.db.execute(f"insert into {self.name} values ({', '.join('?' * len(row))})", row)
-            keys[tuple(key)] = None
-        for key in keys:
-            then(key)
+            match = _matched(_CREDIT, line, self.path)
+            key, name = self._key(match[1], match[3], match[4])
+            rows.append((line.offset, len(line.data), *key, name, int(match[2])))
+        self.db.executemany("insert into credit values (?, ?, ?, ?, ?, ?)", rows)
+        self.db.executemany("update episodes set trained = 1 where attempt = ? and play = ? and trained = 0",
+                            list(dict.fromkeys((row[2], row[3]) for row in rows)))
 
-    def _score(self, key: tuple[Any, ...]) -> None:
-        """The score of a play over the seats that learn, of the verifier ``score`` or else the first."""
-        places = _places(self.db, "scores", key)
+    def _key(self, attempt: bytes, play: bytes, name: bytes) -> tuple[tuple[int, int | None], str]:
+        """The play that a row speaks of, by its number, or else by the id of the last episode so named; and the id."""
+        known = orjson.loads(name)
+        if play != b"null":
+            return (int(attempt), int(play)), known
+        found = self.db.execute(
+            "select attempt, play from episodes where id = ? order by offset desc", (known,)).fetchone()
+        return (int(attempt), None) if found is None else (found[0], found[1]), known
+
+    def _score(self, key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """The score of a play over the seats that learn, of the verifier ``score`` or else the first; ``rows`` are its
+        rows of scores, read from the table where they are not given."""
         row = self.db.execute("select learners from episodes where attempt = ? and play = ?", key).fetchone()
         if row is not None:
-            given = {row["verifier"]: row["scores"] for row in rows_at(self.path, places)}
-            told = _whole_score(given, orjson.loads(row["learners"]))
+            known = rows_at(self.path, _places(self.db, "scores", key)) if rows is None else rows
+            told = _whole_score({r["verifier"]: r["scores"] for r in known}, orjson.loads(row["learners"]))
             self.db.execute("update episodes set score = ?, success = ?, by_seat = ? where attempt = ? and play = ?",
                             (*told, *key))
 

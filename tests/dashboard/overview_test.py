@@ -46,8 +46,11 @@ def test_what_was_played_outside_training_is_clustered_by_task(tmp_path: Path) -
     recorder.close()
     found, = rated(watched(tmp_path).run("run").index)
     assert (found["stage"], found["mean"], found["groups"], found["episodes"]) == ("after", 0.5, 3, 6)
-    # tasks' sums off the mean: 0, 1, -1; variance 3/2 * 2 / 36 = 1/12; t(2) = 4.303
-    assert found["low"] == pytest.approx(0.5 - 4.302653 / 12**0.5, abs=1e-5)
+    # tasks' sums off the mean: 0, 1, -1; v = 3/2 * 2 / 36 = 1/12, n = (1/4) / v = 3; Wilson's with t(2) = 4.303:
+    # (p + t^2/2n - t sqrt(p(1-p)/n + t^2/4n^2)) / (1 + t^2/n)
+    t, n = 4.302653, 3.0
+    low = (0.5 + t * t / (2 * n) - t * (0.25 / n + t * t / (4 * n * n)) ** 0.5) / (1 + t * t / n)
+    assert found["low"] == pytest.approx(low, abs=1e-6)
 
 
 def test_results_that_are_no_json_are_said(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from polyturn.dashboard import query
 from polyturn.errors import BadInput
-from polyturn.evaluate.stats import clustered_mean
+from polyturn.evaluate.stats import bounded_mean
 from polyturn.record.index import Index
 from polyturn.record.read import read_plays
 from tests.dashboard.made import made_run
@@ -36,7 +36,7 @@ def test_a_curve_is_the_clustered_mean_of_five_iterations(folder: Path) -> None:
         if episode.task.family == "tic_tac_toe" and episode.group.startswith(("stage2.0.", "stage2.1.", "stage2.2.")):
             value = episode.scores["score"]["agent"].value
             groups.setdefault(episode.group, []).append(value if value is not None else np.nan)
-    expected = clustered_mean(list(groups.values()))
+    expected = bounded_mean(list(groups.values()))
     parts = {part["stage"]: part["points"] for part in found["tic_tac_toe", ""]["parts"]}
     assert parts["stage2"][0] == [0, expected.mean, expected.low, expected.high, 6, 24]
 
@@ -70,7 +70,17 @@ def test_a_condition_of_sql_ends_where_its_line_ends(folder: Path) -> None:
 
 def test_the_search_says_how_far_it_came(folder: Path) -> None:
     _, share = query.plays_with(opened(folder), "nothing", seconds=-1.0)
-    assert 0 < share < 1
+    assert share == 0.0
+
+
+def test_a_text_is_found_across_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = opened(folder)
+    whole, share = query.plays_with(index, "too high")
+    monkeypatch.setattr(query, "CHUNK", 700)
+    assert query.plays_with(index, "TOO high") == (whole, 1.0) and share == 1.0
+    expected = {key for key, episode in read_plays(folder) for t in episode.trajectories for m in t.messages
+                if "too high" in m.text.lower()}
+    assert whole == expected != set()
 
 
 def test_numbers_must_be_numbers() -> None:

@@ -102,13 +102,13 @@ function help() {
 $("#help-button").addEventListener("click", help);
 
 /** News: run -> version; the page decides what to read again. At most one reading is under way. */
-let busy = false, waiting = null;
+let busy = false, waiting = null, last = 0;
 function news(changed) {
   waiting = { ...waiting, ...changed };
   if (busy) return;
   busy = true;
   setTimeout(async () => {
-    const told = waiting;
+    const told = waiting, begun = Date.now();
     waiting = null;
     try {
       await current.news?.(told);
@@ -116,8 +116,9 @@ function news(changed) {
       console.warn(error);
     }
     busy = false;
+    last = Date.now() - begun;
     if (waiting) news({});
-  }, 50);
+  }, 100 + 4 * last);
 }
 function listen() {
   const source = new EventSource("/api/live");

@@ -13,18 +13,22 @@ export async function runPage(context, run) {
   const parts = { head: h("div"), live: h("div"), curves: h("div"), rates: h("div"), rest: h("div") };
   let more = false;
   const load = async () => {
-    const [view, curves, metrics] = await Promise.all([get(`/api/run/${run}`), get(`/api/run/${run}/curves`), get(`/api/run/${run}/metrics`)]);
+    const asked = [get(`/api/run/${run}`), get(`/api/run/${run}/metrics`), get(`/api/run/${run}/curves`)];
+    for (const one of asked) one.catch(() => {});
+    const view = await asked[0];
     if (!context.alive()) return;
     put(parts.head, head(run, view));
     put(parts.live, ...live(run, view));
-    put(parts.curves, ...scoreCards(run, view, curves, open));
-    put(parts.rates, ...metricCards(run, view, metrics, open, more, () => { more = !more; load(); }));
     const opened = [...parts.rest.querySelectorAll("details[open] > summary")].map((s) => s.textContent);
     put(parts.rest, stageTable(run, view), results(view), about(view));
     for (const details of parts.rest.querySelectorAll("details")) if (opened.includes(details.firstChild.textContent)) details.open = true;
+    if (!parts.head.isConnected) context.show(Object.values(parts));
+    const metrics = await asked[1];
+    if (context.alive()) put(parts.rates, ...metricCards(run, view, metrics, open, more, () => { more = !more; load(); }));
+    const curves = await asked[2];
+    if (context.alive()) put(parts.curves, ...scoreCards(run, view, curves, open));
   };
   await load();
-  context.show(Object.values(parts));
   context.keys.e = () => open(to.episodes(run));
   context.news = async (changed) => { if (run in changed) await load(); };
 }
