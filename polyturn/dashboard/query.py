@@ -228,7 +228,7 @@ def _points(by_iteration: Mapping[int, Mapping[str, Sequence[float]]]) -> Iterat
     bounded = all(values.min() >= 0 and values.max() <= 1 for found in arrays.values() for values in found)
     estimate = bounded_mean if bounded else clustered_mean
     for i in sorted(by_iteration):
-        near = [values for j in range(i - WINDOW // 2, i + WINDOW // 2 + 1) for values in arrays.get(j, ())]
+        near: list[Any] = [values for j in range(i - WINDOW // 2, i + WINDOW // 2 + 1) for values in arrays.get(j, ())]
         mean = estimate(near)
         low, high = (None, None) if mean.low != mean.low else (mean.low, mean.high)
         yield [i, mean.mean, low, high, len(near), sum(len(values) for values in near)]

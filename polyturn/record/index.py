@@ -283,7 +283,8 @@ class _Reader:
         self.db.executemany(f"replace into episodes ({', '.join(names)}) values ({marks})", rows)
 
     def _scores(self, lines: Sequence[Line]) -> None:
-        rows, given = [], {}
+        rows: list[tuple[Any, ...]] = []
+        given: dict[tuple[int, int | None], list[Line]] = {}
         for line in lines:
             match = _matched(_SCORES, line, self.path)
             key, name = self._key(match[1], match[2], match[3])
