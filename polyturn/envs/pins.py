@@ -51,6 +51,28 @@ _BFCL: Final = tuple(
     f"bfcl_eval/data/{folder}BFCL_v4_multi_turn_{category}.json"
     for category in ("base", "miss_func", "miss_param", "long_context") for folder in ("", "possible_answer/")
 )
+_PYYAML: Final = Wheel("pyyaml", "6.0.3", (
+    "652cb6edd41e718550aad172851962662ff2681490a8a711af6a4d288dd96824",
+    "10892704fc220243f5305762e276552a0395f7beb4dbf9b14ec8fd43b57f126c",
+    "b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d",
+    "fc09d0aa354569bc501d4e787133afc08552722d3ab34836a80547331bb5d4a0",
+    "9149cad251584d5fb4981be1ecde53a1ca46c891a79788c0df828d2f166bda28",
+    "ba1cc08a7ccde2d2ec775841541641e4548226580ab850948cbfda66a1befcdc",
+    "2283a07e2c21a2aa78d9c4442724ec1eb15f5e42a723b99cb3d822d48f5f7ad1",
+    "ee2922902c45ae8ccada2c5b501ab86c36525b883eff4255313a253a3160861c",
+    "0f29edc409a6392443abf94b9cf89ce99889a1dd5376d94316ae5145dfedd5d6",
+))
+_NUMPY: Final = Wheel("numpy", "2.3.5", (
+    "ffe22d2b05504f786c867c8395de703937f934272eb67586817b46188b4ded6d",
+    "3095bdb8dd297e5920b010e96134ed91d852d81d490e787beca7e35ae1d89cf7",
+    "8cba086a43d54ca804ce711b2a940b16e452807acebe7852ff327f1ecd49b0d4",
+    "612a95a17655e213502f60cfb9bf9408efdc9eb1d5f50535cc6eb365d11b42b5",
+    "8b973c57ff8e184109db042c842423ff4f60446239bd585a5131cc47f06f789d",
+    "0d8163f43acde9a73c2a33605353a4f1bc4798745a8b1d73183b28e5b435ae28",
+    "ccc933afd4d20aad3c00bcef049cb40049f7f196e0397f1109dba6fed63267b0",
+    "9c75442b2209b8470d6d5d8b1c25714270686f14c749028d2199c54e29f20b4d",
+    "11e06aa0af8c0f05104d56450d6093ee639e15f24ecf62d417329d06e522e017",
+))
 _AGENTDOJO: Final = "agentdojo/agent_pipeline"
 _BESIDE_AGENTDOJO: Final = (
     Wheel("annotated-types", "0.8.0", (
@@ -82,17 +104,7 @@ _BESIDE_AGENTDOJO: Final = (
         "8bbe282e79dc71b24ba7be284eacf27c8ddff8f26911e2030a0dd123c6aed326",
         "cbfde3ad127786f1dea1a6cd89a5eb824a16203f24743ad2b4e07506f43bc844",
     )),
-    Wheel("pyyaml", "6.0.3", (
-        "652cb6edd41e718550aad172851962662ff2681490a8a711af6a4d288dd96824",
-        "10892704fc220243f5305762e276552a0395f7beb4dbf9b14ec8fd43b57f126c",
-        "b8bb0864c5a28024fac8a632c443c87c5aa6f215c0b126c449ae1a150412f31d",
-        "fc09d0aa354569bc501d4e787133afc08552722d3ab34836a80547331bb5d4a0",
-        "9149cad251584d5fb4981be1ecde53a1ca46c891a79788c0df828d2f166bda28",
-        "ba1cc08a7ccde2d2ec775841541641e4548226580ab850948cbfda66a1befcdc",
-        "2283a07e2c21a2aa78d9c4442724ec1eb15f5e42a723b99cb3d822d48f5f7ad1",
-        "ee2922902c45ae8ccada2c5b501ab86c36525b883eff4255313a253a3160861c",
-        "0f29edc409a6392443abf94b9cf89ce99889a1dd5376d94316ae5145dfedd5d6",
-    )),
+    _PYYAML,
     Wheel("pydantic", "2.14.4", (
         "653a2ad9f6d8858529c77c72717d0ea991d6c6837fe683246b2f4b2bbfc3fadc",)),
     Wheel("pygments", "2.21.0", (
@@ -105,6 +117,28 @@ _BESIDE_AGENTDOJO: Final = (
         "bc210535442b39e1bf2805e0c7a17dfd6a4ace760c84c7f7d16245d23a6b1c39",)),
 )
 """Compiled ones for Python 3.11 to 3.13 on Linux (x86-64, ARM) and macOS (ARM)."""
+_BESIDE_REASONING: Final = (
+    _NUMPY,
+    _PYYAML,
+    Wheel("bfi", "1.0.4", (
+        "d58a10b1f3ba2c7cfd9a9ebba3756455850a0cf9e63223c67e88438676c28579",)),
+    Wheel("magiccube", "0.3.0", (
+        "a8da38cac53dff1667949c9a12485bebb9d62c01ae73db41eb7aba1bc1c8a00c",)),
+    Wheel("mpmath", "1.3.0", (
+        "a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826cc0e02f5b35e5c88d2c",)),
+    Wheel("pyfiglet", "1.0.2", (
+        "889b351d79c99e50a3f619c8f8e6ffdb27fd8c939fc43ecbd7559bd57d5f93ea",)),
+    Wheel("python-dateutil", "2.9.0.post0", (
+        "a8b2bc7bffae282281c8140a97d3aa9c14da0b136dfe83f850eea9a5f7470427",)),
+    Wheel("pytz", "2026.6", (
+        "7fed3fee8fd6bd4a2b7b75a8d56021d0624127bf69bd5691f115db929ac570b3",)),
+    Wheel("six", "1.17.0", (
+        "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274",)),
+    Wheel("sympy", "1.14.0", (
+        "e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5",)),
+    Wheel("tabulate", "0.9.0", (
+        "024ca478df22e9340661486f85298cff5f6dcdba14f3813e8830015b9ed1948f",)),
+)
 INSTALLABLE: Final[Mapping[str, Pinned]] = {
     "tau": Pinned(
         "inspect-evals", "0.26.0", "b76d15813182807da141a0f06bb6f18a5f82d1f06291ec2633bb84cdf661f8d0", "MIT", 21,
@@ -135,6 +169,13 @@ INSTALLABLE: Final[Mapping[str, Pinned]] = {
         ("agentdojo/task_suite/load_suites.py", f"{_AGENTDOJO}/ground_truth_pipeline.py", "pydantic_core/__init__.py",
          "agentdojo/data/suites/workspace/environment.yaml", "yaml/__init__.py", "deepdiff/__init__.py"),
         _BESIDE_AGENTDOJO,
+    ),
+    "reasoning": Pinned(
+        "reasoning-gym", "0.1.25", "7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435", "Apache-2.0", 33,
+        ("reasoning_gym", "bfi", "dateutil", "magiccube", "mpmath", "numpy", "numpy.libs", "pyfiglet", "pytz", "six.py",
+         "sympy", "tabulate", "yaml", "_yaml"),
+        ("reasoning_gym/factory.py", "sympy/__init__.py", "numpy/__init__.py", "magiccube/__init__.py", "six.py"),
+        _BESIDE_REASONING,
     ),
 }
 """The names that ``polyturn envs --install`` takes."""

@@ -167,7 +167,7 @@ def test_the_process_ends_with_the_one_that_started_it(outside: Outside) -> None
     program = (
         "import asyncio, os, sys\nfrom pathlib import Path\nfrom polyturn.envs.outside.process import Outside\n"
         "async def main():\n"
-        f"    outside = Outside(*{[outside.name, *outside._command[5:7]]!r})\n"
+        f"    outside = Outside(*{[outside.name, *outside._command[4:6]]!r})\n"
         "    outside.lease()\n    print(await outside.ask({'do': 'pid'}), flush=True)\n    os._exit(0)\n"
         "asyncio.run(main())\n"
     )

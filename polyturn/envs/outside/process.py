@@ -34,7 +34,7 @@ PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR")
 
 def command(site: Path, script: Path, memory_mb: int) -> list[str]:
     """The command line of a process."""
-    return [sys.executable, "-I", "-S", "-B", str(CHILD), str(site), str(script), str(memory_mb)]
+    return [sys.executable, "-I", "-S", str(CHILD), str(site), str(script), str(memory_mb)]
 
 
 def variables() -> dict[str, str]:
