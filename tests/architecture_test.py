@@ -139,6 +139,7 @@ DOORS = {
     "ray": {"rollout.cluster"},
     "playwright": {"envs.browser", "envs.gui_lab"},
     "bm25s": {"retrieval"},
+    **{package: {"record.trackers"} for package in ("tensorboard", "trackio", "wandb", "mlflow")},
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},
 }
 """Heavy package -> where it may be imported at all; a file ``x_more`` beside the file ``x`` shares its door."""

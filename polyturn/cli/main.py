@@ -43,6 +43,7 @@ COMMANDS = {
     "view": ("view", "show runs in the browser, live and after: curves, episodes, tokens"),
     "ctl": ("control", "pause, resume, checkpoint, stop a run at work, or change its limits"),
     "show": ("show", "show a run or one episode of it in the terminal"),
+    "track": ("track", "hand a run's numbers to TensorBoard, trackio, W&B (offline) or MLflow"),
     "audit": ("audit", "check every trained token of a run against what was sampled"),
     "query": ("query", "ask the record of runs in SQL"),
     "export": ("formats", "write a run in the format of others: OpenAI, TRL, inspect, ..."),

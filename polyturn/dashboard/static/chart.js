@@ -49,11 +49,13 @@ function picture(given, box) {
   const inside = ticks(xLow, xHigh, Math.max(2, Math.floor(width / 110))).filter((v) => v >= xLow && v <= xHigh && Number.isInteger(v));
   for (const v of inside) svg.append(h("svg:text.tick", { x: X(v), y: height - 7, "text-anchor": "middle" }, v));
   let free = -Infinity;
-  for (const { x, label } of marks) {
+  const begun = marks.filter(({ x }) => x <= xLow).slice(-1).map(({ label }) => ({ x: xLow, label }));
+  for (const { x, label } of [...begun, ...marks.filter(({ x }) => x > xLow && x <= xHigh)]) {
     if (x > xLow) svg.append(h("svg:line.stage", { x1: X(x), x2: X(x), y1: TOP - 6, y2: height - BOTTOM }));
-    if (X(x) >= free) {
-      svg.append(h("svg:text.stage-name", { x: X(x) + (x > xLow ? 4 : 0), y: TOP - 9 }, label));
-      free = X(x) + 8 + label.length * 6.4;
+    if (Math.min(X(x), width - 4 - label.length * 6.4) >= free) {
+      const long = label.length * 6.4, room = width - 4 - X(x) > long;
+      svg.append(h("svg:text.stage-name", { x: room ? X(x) + (x > xLow ? 4 : 0) : width - 4, y: TOP - 9, "text-anchor": room ? "start" : "end" }, label));
+      free = X(x) + 8 + long;
     }
   }
   const dots = points.length <= 60;

@@ -65,6 +65,7 @@ export async function episodePage(context, run, name) {
     if (token) {
       const node = [...stage.querySelectorAll(".tok")].find((n) => `${n.token.t}.${n.token.span}.${n.token.i}` === token);
       if (node) { pick(node.token, node); return node.scrollIntoView({ block: "center" }); }
+      if (!kept.exact) { toggle(); return restore(); }  // a token that was fed stands among the exact ones only
     }
     if (turn) $(`#turn-${CSS.escape(turn)}`)?.scrollIntoView({ block: "start" });
     else if (find) highlight(stage, find);
