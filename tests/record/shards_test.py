@@ -9,6 +9,7 @@ import pytest
 
 from polyturn.errors import BadInput
 from polyturn.record.closed import read_closed
+from polyturn.record.query import open_tables
 from polyturn.record.read import read_episodes
 from polyturn.record.shards import check_shards, close_shards, read_index
 from polyturn.record.write import RunRecorder
@@ -107,3 +108,20 @@ def test_one_process_closes_at_a_time(tmp_path: Path) -> None:
     closed = close_shards(tmp_path)
     with RunRecorder(closed) as _, pytest.raises(BadInput, match="is being written"):
         close_shards(tmp_path)
+
+
+def test_a_kill_while_closing_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    """Shards of which the index knows nothing, halves of files: neither is read, and closing again clears them away."""
+    with RunRecorder(tmp_path) as recorder:
+        record(recorder, 0)
+    closed = close_shards(tmp_path)
+    with RunRecorder(tmp_path) as recorder:
+        record(recorder, 1)
+    (closed / "episodes-00001.parquet").write_bytes(b"PAR1 half")
+    (closed / "episodes-00002.parquet").write_bytes(b"")
+    (closed / ".index.json.12345").write_text("{")
+    with open_tables([tmp_path], close_at=None) as tables:
+        assert tables.ask("SELECT id FROM episodes ORDER BY id").rows == [("e0",), ("e1",)]
+    close_shards(tmp_path)
+    assert closed_ids(tmp_path) == [["e0"], ["e1"]]
+    check_shards(tmp_path)

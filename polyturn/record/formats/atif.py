@@ -130,8 +130,8 @@ class _Reading:
         own = None if metrics is None else metrics.get("completion_token_ids")
         if metrics is None or prompt is None or own is None:
             return ()
-        ids = [item.whole() for item in own.items()]
-        fed = [item.whole() for item in prompt.items()]
+        ids = [item.token() for item in own.items()]
+        fed = [item.token() for item in prompt.items()]
         given = metrics.get("logprobs")
         logprobs = [np.nan] * len(ids) if given is None else [item.number() for item in given.items()]
         follows = bool(self.path) and fed[: len(self.path)] == self.path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -13,6 +13,8 @@ from polyturn.record.formats.check import Field
 from polyturn.types import Episode
 
 FORMATS = (
+    {"name": "polyturn", "module": "polyturn", "files": ".jsonl .parquet", "unit": "episode",
+     "about": "the closed view, one row an episode: loses nothing"},
     {"name": "openai", "module": "openai", "files": ".jsonl", "unit": "dialogue",
      "about": "OpenAI fine-tuning rows: messages, tools, weight 0 on replies that are not to be learned"},
     {"name": "openai-preference", "module": "openai_preference", "files": ".jsonl", "unit": "pair",
@@ -54,8 +56,9 @@ class Give:
 
 
 class Format(Protocol):
-    """What a module of this folder has. A format whose records are parts of one document also has ``split(document:
-    Field) -> list[Field]`` and ``joined(records) -> list[document]``."""
+    """What a module of this folder has. Some have more (:func:`part`): ``split(document: Field) -> list[Field]`` and
+    ``joined(records) -> documents`` where records are parts of a document; ``opened(path, bad) -> documents`` for files
+    of another kind; ``schema()`` for the Arrow schema of rows; ``OWN`` where records are episodes."""
 
     def episodes(self, record: Field, store: Store) -> list[Episode]:
         """The episodes of one record, checked. Raises: BadInput, with the place."""
@@ -77,6 +80,6 @@ def format_named(name: str) -> Format:
     return cast(Format, import_module(f"polyturn.record.formats.{entry(name)['module']}"))
 
 
-def part(name: str, what: str) -> Callable[..., Any] | None:
-    """An optional function of a format's module."""
+def part(name: str, what: str) -> Any:
+    """What a format's module may have; None where it has not."""
     return getattr(import_module(f"polyturn.record.formats.{entry(name)['module']}"), what, None)

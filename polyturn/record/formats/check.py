@@ -52,6 +52,13 @@ class Field:
         """The value, a whole number."""
         return self._taken(int)  # type: ignore[no-any-return]
 
+    def token(self) -> int:
+        """The value, the id of a token."""
+        number = self.whole()
+        if not 0 <= number < 2**31:
+            raise BadInput(f"{self.where}: is {number}; expected the id of a token, 0 to {2**31 - 1}")
+        return number
+
     def flag(self) -> bool:
         """The value, true or false."""
         return self._taken(bool)  # type: ignore[no-any-return]
@@ -90,11 +97,16 @@ def shown(value: Any) -> str:
 def parsed(text: str | bytes, where: str) -> Any:
     """A JSON value. ``NaN``, ``Infinity`` and numbers too large for a float become the texts they are written as.
 
-    Raises: BadInput for what is no JSON, for a key that an object has twice (one of both would be lost) and for
-    nesting too deep to read.
+    Raises: BadInput for what is no JSON, for a key that an object has twice (one of both would be lost), for half of a
+    surrogate pair, which no UTF-8 can hold, and for nesting too deep to read.
     """
     try:
-        return json.loads(text, parse_constant=str, parse_float=_real, object_pairs_hook=_object)
+        value = json.loads(text, parse_constant=str, parse_float=_real, object_pairs_hook=_object)
+        if (b"\\ud" in text.lower()) if isinstance(text, bytes) else ("\\ud" in text.lower() or not text.isascii()):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise BadInput(f"{where}: holds half of a surrogate pair, which is no text") from None
     except (json.JSONDecodeError, UnicodeDecodeError, _Twice) as error:
         raise BadInput(f"{where}: not JSON ({error})") from None
     except RecursionError:

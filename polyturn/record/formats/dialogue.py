@@ -13,9 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from polyturn.record.formats.chat import ORIGINS, Store, dict_of
+from polyturn.record.formats.chat import Store, dict_of
 from polyturn.types import (
     EMPTY,
     Episode,
@@ -149,13 +147,3 @@ def episode_of(
         scores={verifier: {seat: score} for verifier, score in scores.items()},
         source={"format": format, **source}, **more,
     )
-
-
-def plain(value: Any) -> Any:
-    """A value of Python as JSON reads it back: tuples as lists, numbers of numpy as numbers."""
-    return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
-
-
-def origin_of(role: str) -> Any:
-    """Where a message of a role comes from in an imported dialogue."""
-    return ORIGINS[role]  # type: ignore[index]

@@ -115,7 +115,9 @@ def export_run(
     found = (record for group in _units(counted(), format) for record in _records(group, format, give))
     joined = part(format, "joined")
     made = found if joined is None else joined(list(found))
-    records = write_records(path, _some(made, folder, format), one_document=entry(format)["unit"] in _DOCUMENTS)
+    of = part(format, "schema")
+    records = write_records(path, _some(made, folder, format), one_document=entry(format)["unit"] in _DOCUMENTS,
+                            of=None if of is None else of())
     return Moved(path, records, count["episodes"])
 
 
@@ -149,20 +151,23 @@ def _read(path: Path, format: str, store: Store, bad: list[str] | None) -> Itera
     for document in read_records(path, bad=bad) if documents is None else documents:
         for record in [document] if split is None else split(document):
             try:
-                found = _episodes(record, format, store)
+                found = _episodes(record, format, store, seen)
             except BadInput as error:
+                said = " ".join(str(error).split())  # keys of the record may hold lines of their own
                 if bad is None:
-                    raise
-                bad.append(str(error))
+                    raise BadInput(said) from None
+                bad.append(said)
                 continue
-            yield [_numbered(episode, seen) for episode in found]
+            yield found
 
 
-def _episodes(record: Field, format: str, store: Store) -> list[Episode]:
+def _episodes(record: Field, format: str, store: Store, seen: Counter[str]) -> list[Episode]:
     module = format_named(format)
-    found = module.episodes(record, store)
+    found = [_numbered(episode, seen) for episode in module.episodes(record, store)]
     for episode in found:
         check_rules(episode, record.where)
+    if part(format, "OWN"):
+        return found
     made = list(module.records(found, Give(store)))
     residual = difference(record.value, made[0] if len(made) == 1 else None)
     source = {**(found[0].source or {}), "residual": residual}

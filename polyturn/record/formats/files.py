@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def _rows(path: Path) -> Iterator[Field]:
         raise BadInput(f"{path} is no Parquet file that can be read ({error})") from None
 
 
-def write_records(path: Path, records: Iterable[Any], *, one_document: bool = False) -> int:
+def write_records(path: Path, records: Iterable[Any], *, one_document: bool = False, of: Any = None) -> int:
     """Writes the records whole or not at all, and returns how many there were.
 
     By the ending of ``path``: ``.jsonl`` a line each, ``.parquet`` a row each, ``.json`` a list; with ``one_document``
-    the one record itself, or, for a path without an ending, a folder of documents.
+    the one record itself, or, for a path without an ending, a folder of documents. ``of``: the Arrow schema of rows.
     Raises: BadInput where something stands at ``path`` already, or where records do not fit the file.
     """
     if path.exists():
@@ -92,7 +93,10 @@ def write_records(path: Path, records: Iterable[Any], *, one_document: bool = Fa
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        count = _written(path, beside, records, one_document)
+        if of is not None and path.suffix == ".parquet":
+            count = _write_table(beside, records, of)
+        else:
+            count = _written(path, beside, records, one_document)
         beside.rename(path)
     finally:
         if beside.is_file():
@@ -135,6 +139,20 @@ def as_bytes(record: Any, *, pretty: bool = False) -> bytes:
         return orjson.dumps(record, option=option)
     except TypeError as error:
         raise BadInput(f"a record cannot be written as JSON: {error}") from None
+
+
+def _write_table(beside: Path, records: Iterable[Any], of: Any) -> int:
+    """Rows of a known schema, in groups of 500."""
+    import pyarrow
+    from pyarrow import parquet
+
+    count = 0
+    rows = iter(records)
+    with parquet.ParquetWriter(beside, of, compression="zstd", write_page_checksum=True) as out:
+        while batch := list(islice(rows, 500)):
+            out.write_table(pyarrow.Table.from_pylist(batch, schema=of))
+            count += len(batch)
+    return count
 
 
 def _write_rows(beside: Path, rows: list[Any], path: Path) -> None:

@@ -24,7 +24,6 @@ from polyturn.record.formats.dialogue import (
     dialogues,
     episode_of,
     identity,
-    plain,
     rows,
     shown,
     trajectory_of,
@@ -138,7 +137,7 @@ def episodes(record: Field, store: Store) -> list[Episode]:
     trajectory = trajectory_of(messages, policy=_model(given), stop=stop)
     return [episode_of(
         trajectory, id=identity(given.value) if uuid is None else uuid.text(), format=NAME, trial=epoch - 1,
-        task=Task(name, NAME, plain({"input": given["input"].value, "target": given["target"].value})),
+        task=Task(name, NAME, {"input": given["input"].value, "target": given["target"].value}),
         scores={} if stop.kind == "error" else scores, stop=stop, error=error,
         started=_seconds(given.get("started_at")), ended=_seconds(given.get("completed_at")),
     )]

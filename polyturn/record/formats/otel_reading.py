@@ -91,7 +91,7 @@ class Reading:
         for event in [] if events is None else events.items():
             if event["name"].text() == "gen_ai.evaluation.result":
                 self._evaluated(read_attributes(event.get("attributes")), span)
-        return self._chat(span, values) if values.get("gen_ai.operation.name") in CHATS else None
+        return self._chat(span, values) if str(values.get("gen_ai.operation.name")) in CHATS else None
 
     def _agents(self, span: Field) -> list[str]:
         """The names of the agents that a span stands in, outermost first."""
@@ -121,7 +121,8 @@ class Reading:
         if place in prompt or any(turn.reply == place for turn in grown.turns):
             place = len(grown.messages)  # the same words said again
             grown.messages.append(replace(reply, id=f"m{place}"))
-        finish = values.get("gen_ai.response.finish_reasons") or [None]
+        given = values.get("gen_ai.response.finish_reasons")
+        finish = given if isinstance(given, list) and given else [None]
         grown.turns.append(Turn(
             self._at, seat, policy, tuple(prompt), place, (), _FINISH.get(str(finish[0]), "stop"),
             step=len(grown.turns), usage=_usage(values), sampling=_sampling(values, span.where),

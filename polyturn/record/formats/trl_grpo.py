@@ -26,14 +26,14 @@ def episodes(record: Field, store: Store) -> list[Episode]:
     so the replies are empty."""
     given = record.get("prompt")
     messages = each(given, store) if given is not None and given.items() else []
-    ids = [item.whole() for item in record["completion_ids"].items()]
+    ids = [item.token() for item in record["completion_ids"].items()]
     mask = record.get("env_mask")
     sampled = [True] * len(ids) if mask is None else [item.whole() != 0 for item in mask.items()]
     logprobs = [np.nan if item.value is None else item.number() for item in record["logprobs"].items()]
     if not len(ids) == len(sampled) == len(logprobs) or not any(sampled):
         raise BadInput(f"{record.where}: {len(ids)} completion_ids, {len(sampled)} env_mask and {len(logprobs)} "
                        "logprobs; expected as many of each, and a sampled token")
-    prompt = np.array([item.whole() for item in record["prompt_ids"].items()], np.int32)
+    prompt = np.array([item.token() for item in record["prompt_ids"].items()], np.int32)
     spans = [Span(-1, prompt)]
     turns: list[Turn] = []
     for start, end in _runs(sampled):

@@ -45,7 +45,7 @@ class Graph:
 
     def add(self, node: Field, parent: int, message: Message, sampled: bool) -> tuple[int, ...] | None:
         """Adds a node; the spans that it sampled, or None for one that no call wrote."""
-        ids = [item.whole() for item in _list(node.get("token_ids"))]
+        ids = [item.token() for item in _list(node.get("token_ids"))]
         mask = [item.flag() for item in _list(node.get("mask"))]
         given = [item.number() for item in _list(node.get("logprobs"))]
         if len(mask) != len(ids):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+from polyturn.record.formats.exchange import write_foreign
+from tests.record.formats.probe import probe
 
 TEXTS = ("", "hello", "1", "naïve café", "漢字 🙂 \U0001f469\u200d\U0001f680",
          'quote " \\ \n\t', "a/b~1", "<think>x", "null")
@@ -315,7 +319,18 @@ def otel(w: Writer) -> Any:
         {"scope": {"name": "other"}, "spans": spans, **w.maybe(lambda: {"schemaUrl": "x"})}]}]}
 
 
+def polyturn(w: Writer) -> Any:
+    """A row of the closed view with texts and numbers of any kind."""
+    episode = probe(w.plain.randint(0, 9), w.plain.random())
+    task = replace(episode.task, id=w.text(), payload=w.mapping())
+    changed = replace(episode, id=f"e{w.plain.random()}", task=task, final=w.mapping(),
+                      error=w.plain.choice([None, ""]),
+                      source=w.plain.choice([None, {"format": "x", "residual": {"set": w.mapping(), "drop": []}}]))
+    return next(write_foreign([changed], "polyturn"))
+
+
 WRITERS: dict[str, Callable[[Writer], Any]] = {
+    "polyturn": polyturn,
     "openai": openai, "openai-preference": openai_preference, "chatml": chatml, "sharegpt": sharegpt,
     "trl-sft": trl_sft, "trl-preference": trl_preference, "trl-grpo": trl_grpo, "verifiers": verifiers,
     "inspect": inspect, "atif": atif, "otel": otel, "tau-bench": tau_bench, "who-and-when": who_and_when,
