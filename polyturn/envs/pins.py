@@ -139,6 +139,17 @@ _BESIDE_REASONING: Final = (
     Wheel("tabulate", "0.9.0", (
         "024ca478df22e9340661486f85298cff5f6dcdba14f3813e8830015b9ed1948f",)),
 )
+_BESIDE_MINIGRID: Final = (
+    _NUMPY,
+    Wheel("cloudpickle", "3.1.3", (
+        "1654f4f18e416447210a63c5c25a135d65a292156aa5fa519dfa4baf7726dddb",)),
+    Wheel("farama-notifications", "0.0.6", (
+        "f84839188efa1ce5bb361c2a84881b2dc2c0d0d7fb661ff00421820170930935",)),
+    Wheel("gymnasium", "1.2.3", (
+        "e6314bba8f549c7fdcc8677f7cd786b64908af6e79b57ddaa5ce1825bffb5373",)),
+    Wheel("typing-extensions", "4.16.0", (
+        "481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8",)),
+)
 INSTALLABLE: Final[Mapping[str, Pinned]] = {
     "tau": Pinned(
         "inspect-evals", "0.26.0", "b76d15813182807da141a0f06bb6f18a5f82d1f06291ec2633bb84cdf661f8d0", "MIT", 21,
@@ -176,6 +187,13 @@ INSTALLABLE: Final[Mapping[str, Pinned]] = {
          "sympy", "tabulate", "yaml", "_yaml"),
         ("reasoning_gym/factory.py", "sympy/__init__.py", "numpy/__init__.py", "magiccube/__init__.py", "six.py"),
         _BESIDE_REASONING,
+    ),
+    "minigrid": Pinned(
+        "minigrid", "3.2.0", "9de2d46320357543e5f665ba0e8590f4d6ca3f4aa8c56562e7f1e506973a73f3", "MIT", 18,
+        ("minigrid", "cloudpickle", "farama_notifications", "gymnasium", "numpy", "numpy.libs",
+         "typing_extensions.py"),
+        ("minigrid/minigrid_env.py", "minigrid/utils/baby_ai_bot.py", "gymnasium/__init__.py", "numpy/__init__.py"),
+        _BESIDE_MINIGRID,
     ),
 }
 """The names that ``polyturn envs --install`` takes."""
