@@ -1,9 +1,9 @@
 """Credit that ends at an observation: what is paid later does not reach the turns before it.
 
 A return that is reset at every masked token (verl issue 6376) leaves each turn with its own reward alone, so whatever
-was done before a tool answered earns nothing. Seen as: among turns of a group that others of their trajectory follow,
-those with equal rewards of their own all have one advantage, though what was paid after them differs; and the last
-turns of that group, for whom it is the same thing, do differ.
+was done before a tool answered earns nothing. Seen as: among the k-th turns of a group that others of their trajectory
+follow, those with equal rewards of their own all have one advantage, though what was paid after them differs; and the
+last turns of that group, for whom it is the same thing, do differ.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _sets(update: Update, several_B: BoolArray) -> Iterator[NDArray[np.int64]]:
 
 
 def _alike(paid_CBK: FloatArray, inside_BK: BoolArray) -> Iterator[BoolArray]:
-    """The turns of each kind: those with equal rewards of their own, in all channels."""
-    own_IC = paid_CBK[:, inside_BK].T
+    """The turns of each kind: those at one place of their rollouts, with equal rewards of their own in all channels."""
+    own_IC = np.concatenate([paid_CBK[:, inside_BK], np.nonzero(inside_BK)[1][None, :]]).T
     if not own_IC.size:
         return
     _, kind_I = np.unique(own_IC, axis=0, return_inverse=True)

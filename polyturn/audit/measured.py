@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from polyturn.audit.found import fault
+from polyturn.learn import split
 from polyturn.types import Finding
 
-MOST = {"audit/split": 1e-6, "audit/accumulated": 2e-3, "audit/borrowed": 0.0}
-"""The most that is rounding; the learner adds up in its own number type, so ``accumulated`` is allowed more."""
+MOST = {**split.MOST, "audit/borrowed": 0.0}
 MEANS = {
     "audit/split": ("loss_depends_on_split", "the loss of two parts does not add up to that of the whole: it divides "
                     "by what it sees, so that micro-batches change what is learned"),

@@ -19,7 +19,7 @@ from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.account import account_of
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
-from polyturn.learn.split import split_gaps
+from polyturn.learn.split import MOST, split_gaps
 from polyturn.learn.words import in_words
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood
@@ -231,6 +231,10 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     rows = credit_rows(
         tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version, account=account)
     run.recorder.credit(i, rows)
+    for name, most in MOST.items():
+        if gaps.get(name, 0.0) > most and i % PROBE_EVERY == 0:
+            run.progress.note(f"stage {stage.name}, iteration {i}: {name} is {gaps[name]:.3g}, so the update depends "
+                              "on how its batch was cut; see polyturn audit")
     return {**metrics, **gaps, "credit/zero_groups": zero_groups(tokens, advantage_N)}
 
 

@@ -99,7 +99,7 @@ async def trained(
     model = tiny_local(**more)
     cast = lambda task: {"agent": Player(lambda: ChatAgent(sampling=sampling), "main")}  # noqa: E731
     mixture = Mixture([Share(suite, cast, frozenset({"agent"}), groups, rollouts)], seed=3)
-    learner = Learner(model.model, lr=1e-3, tokens_per_pass=256, reference="initial" if reference else None)
+    learner = Learner(model.model, lr=1e-3, tokens_per_pass=128, reference="initial" if reference else None)
     policy = model if change is None else Changed(model, change)
     stage = Stage("play", mixture, {"main": policy}, model, learner, rule, updates, pool=Pool(8))
     run = Run(folder, open_run(folder, recipe="test"), make_progress(StringIO()), deterministic=True)

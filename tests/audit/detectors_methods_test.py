@@ -134,6 +134,20 @@ def test_sub_seats_counted_for_rollouts_by_hand() -> None:
     assert found_in(update_of([played], group_centred)) == set()
 
 
+def test_contexts_counted_for_rollouts_by_hand() -> None:
+    """Every call begins a context of its own, as after a summary; each context is a row."""
+    def branched(one: Episode) -> Episode:
+        trajectory = one.trajectories[0]
+        spans = tuple(replace(span, parent=-1) if not span.sampled else span for span in trajectory.spans)
+        return replace(one, trajectories=(replace(trajectory, spans=spans),))
+
+    uneven = [tuple(replace(one, trajectories=(longer(one),)) for one in group) for group in BINARY]
+    played = [tuple(branched(one) for one in group) for group in uneven]
+    by_context = over(lambda turns: np.array([
+        sum(span.parent == -1 for span in source.trajectory.spans) for source in turns.tokens.trajectories], float))
+    assert found_in(update_of(played, by_context)) == {"rows_for_rollouts"}
+
+
 def test_normalised_twice_by_hand() -> None:
     """Groups 1, 0, 0, 0 and 1, 1, 0, 0 have deviations 0.433 and 0.5; the third is dead, so that the deviation over
     the batch is below 1 and the second division inflates."""

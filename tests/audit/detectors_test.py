@@ -20,10 +20,13 @@ from polyturn.advantages.returns import token_returns
 from polyturn.advantages.turn import as_tokens
 from polyturn.arrays import Tokens, Turns, in_play
 from polyturn.audit.detectors import BY_UPDATE, LOOKS_FOR
+from polyturn.forest.layout import pack
+from polyturn.learn.gradient import Batch, Tally, accumulate, before
 from polyturn.learn.loop import Rule
-from polyturn.losses.learned import Learned
+from polyturn.losses.learned import Learned, Loss
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.preference import dpo
+from polyturn.losses.terms import Sum
 from polyturn.losses.weighting import group_mean, token_mean
 from polyturn.protocols import Completion
 from polyturn.types import Episode, FloatArray, Group, Sampling, Score
@@ -207,6 +210,22 @@ async def test_a_planted_fault_is_caught(tmp_path: Path, fault: str) -> None:
     found = [each for each in report.faults if each.name == name]
     assert found, (report.faults, report.unchecked)
     assert found[0].reason and found[0].target["stage"] == "play" and report.updates >= 2
+
+
+async def test_a_learner_that_averages_its_micro_batches_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradient accumulation as it was in transformers before issue 34198: each micro-batch divided by their number,
+    whatever it holds."""
+    def averaging(reader: Any, batch: Batch, loss: Loss, limit: int) -> Tally:
+        passes = len(pack(batch.tokens.tree, before(batch.tokens), limit))
+        assert passes > 1
+        return accumulate(reader, batch, Sum((1 / passes, loss)), limit)
+
+    monkeypatch.setattr("polyturn.learn.learner.accumulate", averaging)
+    report = await trained(tmp_path / "run")
+    assert {fault.name for fault in report.faults} == {"loss_depends_on_split"}
+    assert report.checks["audit/split"] == 0 < report.checks["audit/accumulated"]
 
 
 @pytest.mark.parametrize("kind", SOUND)
