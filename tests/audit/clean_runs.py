@@ -65,7 +65,7 @@ RUNS: dict[str, Named] = {
     **arms("codeact", CODE, text={"arm": "text"}, json={"arm": "json"}, code={}),
     **arms("context_drift", {"model": "tiny", "conversations": 2, "turns": 4, "reply_tokens": 5, "at": "3"},
            warm={"warm_updates": 3}),
-    **arms("epo", EPO, none={"arm": "none"}, bonus={"arm": "bonus", "warm_updates": 1},
+    **arms("epo", EPO, none={"arm": "none", "warm_updates": 1}, bonus={"arm": "bonus", "warm_updates": 1},
            hinge={"arm": "hinge", "scope": "turn"}, phase={"arm": "hinge_phase", "high": 0.6},
            official={"arm": "official", "environment": "crafting"}),
     **arms("gui_exploration_lab", LAB, sft={"arm": "sft"}, st_rl={"arm": "st_rl"}, mt_rl={}),
