@@ -138,7 +138,9 @@ def refuse_idle(recipe: Recipe, settings: Any, *, deterministic: bool = False) -
     float32, whatever a setting ``dtype`` says.
     """
     found = [*idle(recipe, settings).values()]
-    if deterministic and getattr(settings, "dtype", "float32") not in ("float32", recipe.settings().dtype):
+    if deterministic and getattr(settings, "dtype", "float32") not in (
+        "float32", getattr(recipe.settings(), "dtype", "float32")
+    ):
         found.append(f"--dtype {settings.dtype} has no effect with --deterministic, which computes in float32")
     if found:
         raise BadInput(f"{recipe.name}: {'these settings' if len(found) > 1 else 'this setting'} would do nothing: "

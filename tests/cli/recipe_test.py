@@ -143,6 +143,13 @@ def test_a_number_type_that_determinism_overrides_is_refused(recipe: Any) -> Non
         refuse_idle(recipe, lower, deterministic=True)
 
 
+def test_a_recipe_without_a_number_type_may_be_deterministic(tmp_path: Path) -> None:
+    path = tmp_path / "short.py"
+    path.write_text(TEXT.replace('    dtype: Literal["float32", "bfloat16"] = "float32"\n', ""))
+    short = load(str(path))
+    refuse_idle(short, short.settings(), deterministic=True)
+
+
 def test_needs_of_settings_that_do_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     path.write_text(TEXT + '\nNEEDS = ((("mask",), {"learning_rat": ()}),)\n')
