@@ -448,6 +448,7 @@ HEAVY = ("torch", "transformers", "peft", "pyarrow", "duckdb", "textarena", "pys
     "from polyturn.cli.main import main; assert main(['run', '--help']) == 0",
     "from polyturn.cli.main import main; assert main(['methods']) == 0",
     "from polyturn.cli.main import main; assert main(['envs']) == 0",
+    "import polyturn.audit.report",
 ])
 def test_starting_loads_nothing_heavy(statement: str) -> None:
     check = f"{statement}\nimport sys\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr, end='')"

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from polyturn.audit.found import fault
-from polyturn.learn import split
+from polyturn.learn.rounding import MOST as MOST_ROUNDING
 from polyturn.types import Finding
 
-MOST = {**split.MOST, "audit/borrowed": 0.0}
+MOST = {**MOST_ROUNDING, "audit/borrowed": 0.0}
 MEANS = {
     "audit/split": ("loss_depends_on_split", "the loss of two parts does not add up to that of the whole: it divides "
                     "by what it sees, so that micro-batches change what is learned"),

@@ -19,7 +19,8 @@ from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.account import account_of
 from polyturn.learn.learner import Learner
 from polyturn.learn.run import Run
-from polyturn.learn.split import MOST, split_gaps
+from polyturn.learn.rounding import MOST
+from polyturn.learn.split import split_gaps
 from polyturn.learn.words import in_words
 from polyturn.losses.learned import Loss
 from polyturn.losses.likelihood import likelihood

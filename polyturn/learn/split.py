@@ -19,8 +19,6 @@ from polyturn.learn.gradient import Batch, Reading, make_batch, unit_numbers
 from polyturn.losses.learned import Loss, unit_of
 from polyturn.types import FloatArray, IntArray
 
-MOST = {"audit/split": 1e-6, "audit/accumulated": 2e-3}
-"""The most that is rounding; the learner adds up in its own number type, so ``accumulated`` is allowed more."""
 Columns: TypeAlias = Mapping[str, FloatArray | None]
 
 
