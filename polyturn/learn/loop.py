@@ -18,8 +18,8 @@ from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_o
 from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.account import account_of
 from polyturn.learn.learner import Learner
-from polyturn.learn.run import Run
 from polyturn.learn.rounding import MOST
+from polyturn.learn.run import Run
 from polyturn.learn.split import split_gaps
 from polyturn.learn.words import in_words
 from polyturn.losses.learned import Loss

@@ -1,4 +1,4 @@
-"""How far what is measured beside a step may be from 0 by rounding alone; light, for those who only judge the record."""
+"""How far what is measured beside a step may be from 0 by rounding alone; light, for who only judges the record."""
 
 from __future__ import annotations
 
