@@ -197,7 +197,9 @@ def call_dict(call: Call, arguments: Literal["text", "object"]) -> dict[str, Any
 
 
 def tools_of(given: Field | None) -> tuple[Tool, ...]:
-    """The tools of ``[{"type": "function", "function": {"name", "description", "parameters"}}]``."""
+    """The tools of ``[{"type": "function", "function": {"name", "description", "parameters"}}]``, or of such text."""
+    if given is not None and isinstance(given.value, str):  # as tables hold them
+        given = Field(parsed(given.value, given.where), given.where)
     return () if given is None else tuple(map(_tool, given.items()))
 
 

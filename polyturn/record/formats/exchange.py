@@ -106,18 +106,24 @@ def export_run(
     count = Counter[str]()
     only = None if where is None else _chosen(folder, where)
 
+    media, named = Media(folder / "media"), set[str]()
+
     def counted() -> Iterator[Episode]:
         for _, episode in read_plays(folder, only=only):
             count["episodes"] += 1
+            named.update(_media(episode) if part(format, "OWN") else ())
             yield episode
 
-    give = Give(Store(Media(folder / "media")), tuple(seats), bare)
+    give = Give(Store(media), tuple(seats), bare)
     found = (record for group in _units(counted(), format) for record in _records(group, format, give))
     joined = part(format, "joined")
     made = found if joined is None else joined(list(found))
     of = part(format, "schema")
     records = write_records(path, _some(made, folder, format), one_document=entry(format)["unit"] in _DOCUMENTS,
                             of=None if of is None else of())
+    beside = Media(path.parent / "media")
+    for name in sorted(named):
+        beside.put(media.get(name))
     return Moved(path, records, count["episodes"])
 
 
@@ -151,7 +157,7 @@ def _read(path: Path, format: str, store: Store, bad: list[str] | None) -> Itera
     for document in read_records(path, bad=bad) if documents is None else documents:
         for record in [document] if split is None else split(document):
             try:
-                found = _episodes(record, format, store, seen)
+                found = _episodes(record, format, store, seen, path.parent / "media")
             except BadInput as error:
                 said = " ".join(str(error).split())  # keys of the record may hold lines of their own
                 if bad is None:
@@ -161,12 +167,14 @@ def _read(path: Path, format: str, store: Store, bad: list[str] | None) -> Itera
             yield found
 
 
-def _episodes(record: Field, format: str, store: Store, seen: Counter[str]) -> list[Episode]:
+def _episodes(record: Field, format: str, store: Store, seen: Counter[str], beside: Path) -> list[Episode]:
     module = format_named(format)
     found = [_numbered(episode, seen) for episode in module.episodes(record, store)]
     for episode in found:
         check_rules(episode, record.where)
     if part(format, "OWN"):
+        for episode in found:
+            _fetch(episode, store, beside, record.where)
         return found
     made = list(module.records(found, Give(store)))
     residual = difference(record.value, made[0] if len(made) == 1 else None)
@@ -174,6 +182,21 @@ def _episodes(record: Field, format: str, store: Store, seen: Counter[str]) -> l
     first = replace(found[0], source=source)
     check_rules(first, record.where)
     return [first, *found[1:]]
+
+
+def _media(episode: Episode) -> Iterator[str]:
+    """The media that an episode's messages name."""
+    yield from (part.media for t in episode.trajectories for m in t.messages for part in m.parts if part.media)
+
+
+def _fetch(episode: Episode, store: Store, folder: Path, where: str) -> None:
+    """Takes the media of an episode from the folder ``media`` beside its file, where the store lacks them."""
+    for name in _media(episode):
+        if store.media is not None and name not in store.media:
+            beside = Media(folder)
+            if name not in beside:
+                raise BadInput(f"{where}: names media {name[:80]!r}; expected them in {folder}")
+            store.media.put(beside.get(name))
 
 
 def _numbered(episode: Episode, seen: Counter[str]) -> Episode:

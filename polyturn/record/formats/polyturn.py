@@ -33,7 +33,7 @@ def schema() -> Any:
 
 
 def episodes(record: Field, store: Store) -> list[Episode]:
-    """The episode of a row, as it was; the media that it names have to be brought by hand."""
+    """The episode of a row, as it was; the media that it names lie in the folder ``media`` beside the file."""
     row = record.object()
     record["id"].text()
     try:

@@ -53,7 +53,7 @@ class Graph:
         if given and len(given) != sum(mask):
             raise BadInput(f"{node.where}: {len(given)} logprobs for {sum(mask)} sampled tokens")
         leaf = self._leaf[parent] if parent >= 0 else -1
-        own: list[int] = []
+        drew: list[int] = []
         first, seen = len(self.spans), 0
         for start, end in _runs(mask):
             drawn = sampled and mask[start]
@@ -62,7 +62,8 @@ class Graph:
             seen += count
             self.spans.append(Span(leaf, np.array(ids[start:end], np.int32), drawn, logprobs if drawn else None))
             leaf = len(self.spans) - 1
-            own += [leaf] if drawn else []
+            drew += [leaf] if drawn else []
+        own = list(range(drew[0], drew[-1] + 1)) if drew else []  # what stands between belongs to the turn too
         self._parents.append(parent)
         self._leaf.append(leaf)
         self._own.append(list(range(first, len(self.spans))))

@@ -16,7 +16,7 @@ from polyturn.record.formats.exchange import export_run, import_file, read_forei
 from polyturn.record.read import read_episodes
 from polyturn.record.rules import broken_rules
 from tests.record.formats.foreign import WRITERS, drawn
-from tests.record.formats.probe import probe_run
+from tests.record.formats.probe import PICTURE, probe_run
 from tests.record.generated import same
 from tests.record.sample_run import Plan, sample_run
 
@@ -220,3 +220,34 @@ def test_rows_of_our_own_lose_nothing_in_either_encoding(tmp_path: Path) -> None
     (tmp_path / "new.jsonl").write_text(json.dumps({**row, "mood": "good"}))
     import_file(tmp_path / "new.jsonl", "polyturn", tmp_path / "new")
     assert same(next(read_episodes(tmp_path / "new")), pairs[0][0]), "a column of a later version is passed over"
+
+
+def test_rows_bring_their_media_along(tmp_path: Path) -> None:
+    """In a folder beside the file, named by their hash; a name that is none, or whose bytes are gone, is an error."""
+    run = probe_run(tmp_path / "run")
+    export_run(run, "polyturn", tmp_path / "out" / "rows.jsonl")
+    import_file(tmp_path / "out" / "rows.jsonl", "polyturn", tmp_path / "again")
+    pairs = zip(read_episodes(run), read_episodes(tmp_path / "again"), strict=True)
+    assert all(same(before, after) for before, after in pairs)
+    (stored,) = [path for path in (tmp_path / "again" / "media").rglob("*") if path.is_file()]
+    assert stored.read_bytes() == PICTURE
+    text = (tmp_path / "out" / "rows.jsonl").read_text()
+    for name in ("../../../etc/passwd", "ab" * 32):
+        (tmp_path / "out" / "bad.jsonl").write_text(text.replace(stored.name, name))
+        with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: names media"):
+            import_file(tmp_path / "out" / "bad.jsonl", "polyturn", tmp_path / "bad")
+    (tmp_path / "out" / "media" / stored.name[:2] / stored.name).write_bytes(b"other")
+    with pytest.raises(BadInput, match="was changed"):
+        import_file(tmp_path / "out" / "rows.jsonl", "polyturn", tmp_path / "bad")
+
+
+@pytest.mark.parametrize("format", ["chatml", "trl-sft", "trl-grpo"])
+def test_tables_say_what_lines_say(format: str, tmp_path: Path) -> None:
+    """Parquet gives every message all keys, and tools as JSON text; what comes in is the same."""
+    run = sample_run(tmp_path / "run", Plan(0, 2, 1, 2))
+    for ending in ("parquet", "jsonl"):
+        export_run(run, format, tmp_path / f"rows.{ending}")
+        import_file(tmp_path / f"rows.{ending}", format, tmp_path / ending)
+    pairs = zip(read_episodes(tmp_path / "parquet"), read_episodes(tmp_path / "jsonl"), strict=True)
+    for table, line in pairs:
+        assert same(table.trajectories, line.trajectories) and same(table.scores, line.scores)

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from polyturn.audit.report import audit_run
 from polyturn.media import Media
 from polyturn.record.formats.exchange import export_run, import_file, write_foreign
 from polyturn.record.read import read_episodes
 from polyturn.types import Episode, Trajectory
+from tests.record.formats.foreign import drawn
 from tests.record.formats.probe import probe
 from tests.record.sample_run import Plan, sample_run
 
@@ -86,3 +88,17 @@ def _logprobs(trajectory: Trajectory, spans: tuple[int, ...]) -> list[float]:
         values = trajectory.spans[index].logprobs
         found += [] if values is None else values.tolist()
     return found
+
+
+def test_imported_traces_pass_the_audit(tmp_path: Path) -> None:
+    """Masks with holes too: what stands between the runs that a call sampled belongs to its turn."""
+    records = drawn("verifiers", 20)
+    node = next(node for node in records[0]["nodes"] if node["sampled"])
+    node |= {"token_ids": [5, 6, 7, 8], "mask": [False, True, False, True], "logprobs": [-0.5, -0.25]}
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    import_file(tmp_path / "t.jsonl", "verifiers", tmp_path / "run")
+    assert not audit_run(tmp_path / "run").faults
+    trajectory = next(read_episodes(tmp_path / "run")).trajectories[0]
+    assert [trajectory.spans[index].sampled for index in trajectory.turns[0].spans] == [True, False, True]
+    export_run(tmp_path / "run", "verifiers", tmp_path / "out.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == records
