@@ -323,7 +323,9 @@ def polyturn(w: Writer) -> Any:
     """A row of the closed view with texts and numbers of any kind."""
     episode = probe(w.plain.randint(0, 9), w.plain.random())
     task = replace(episode.task, id=w.text(), payload=w.mapping())
-    changed = replace(episode, id=f"e{w.plain.random()}", task=task, final=w.mapping(),
+    blind = tuple(replace(t, messages=tuple(replace(m, parts=tuple(p for p in m.parts if p.media is None))
+                                            for m in t.messages)) for t in episode.trajectories)
+    changed = replace(episode, id=f"e{w.plain.random()}", task=task, final=w.mapping(), trajectories=blind,
                       error=w.plain.choice([None, ""]),
                       source=w.plain.choice([None, {"format": "x", "residual": {"set": w.mapping(), "drop": []}}]))
     return next(write_foreign([changed], "polyturn"))
