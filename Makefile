@@ -31,7 +31,7 @@ lint: .venv/.dev
 
 # The data of other packages that the tests play with, in the cache folder; nothing is fetched twice.
 data: .venv/.core
-	for each in tau bfcl agentdojo reasoning minigrid; do $(BIN)/polyturn envs --install $$each || exit 1; done
+	for each in tau bfcl agentdojo reasoning minigrid miniwob; do $(BIN)/polyturn envs --install $$each || exit 1; done
 
 # The packages that some formats are of, in an environment of their own: they pin other versions than Polyturn's.
 # Harbor needs Python 3.12 or newer; of it only the models of its documents are used, which need pydantic alone.

@@ -137,7 +137,7 @@ DOORS = {
     "peft": {"policies", "learn"},
     "safetensors": {"policies", "learn"},
     "ray": {"rollout.cluster"},
-    "playwright": {"envs.browser", "envs.gui_lab"},
+    "playwright": {"envs.browser", "envs.gui_lab", "envs.miniwob"},
     "bm25s": {"retrieval"},
     **{package: {"record.trackers"} for package in ("tensorboard", "trackio", "wandb", "mlflow")},
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},

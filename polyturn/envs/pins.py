@@ -195,5 +195,9 @@ INSTALLABLE: Final[Mapping[str, Pinned]] = {
         ("minigrid/minigrid_env.py", "minigrid/utils/baby_ai_bot.py", "gymnasium/__init__.py", "numpy/__init__.py"),
         _BESIDE_MINIGRID,
     ),
+    "miniwob": Pinned(
+        "miniwob", "1.1.0", "297006e84219d56ad037e843527ed773a4a82509dc43b6031ec4a3ad3e3e61d9", "MIT", 2,
+        ("miniwob/html",), ("miniwob/html/core/core.js", "miniwob/html/miniwob/click-test.html"),
+    ),
 }
 """The names that ``polyturn envs --install`` takes."""

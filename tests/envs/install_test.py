@@ -118,7 +118,7 @@ def test_what_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch
         installed("tau")
     with pytest.raises(UnknownName, match="did you mean 'tau'"):
         pinned("taux")
-    assert {"tau", "bfcl", "agentdojo", "reasoning", "minigrid"} == set(INSTALLABLE)
+    assert {"tau", "bfcl", "agentdojo", "reasoning", "minigrid", "miniwob"} == set(INSTALLABLE)
 
 
 def test_packages_beside_it_are_fetched_with_it_by_their_hashes(

@@ -6,22 +6,19 @@ There is no script in the document: hit testing, stacking and navigation are the
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from polyturn.envs.browser import Chromium
 from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, App, Element, Page, Pixel
 from polyturn.envs.gui_lab.icons import picture
 from polyturn.envs.gui_lab.screens import Seen
-from polyturn.errors import BadInput, EnvironmentFailed, MissingPackage
+from polyturn.errors import EnvironmentFailed
 
 if TYPE_CHECKING:
     from playwright.async_api import Page as BrowserPage
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ADDRESS = "http://app.invalid/"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--font-render-hinting=none")
 STYLE = f"""
 html, body {{ margin: 0; overflow: hidden; background: #fafaf8; font: 34px sans-serif; }}
 section {{ display: none; position: absolute; left: 0; top: 0; width: {WIDTH}px; height: {HEIGHT}px; }}
@@ -118,18 +115,10 @@ class Browser:
     """One Chromium for all plays of a suite, started with the first tab; it can reach nothing but the application."""
 
     def __init__(self, program: str = "") -> None:
-        self._program = program
-        self._running: Any = None
-        self._browser: Any = None
-        self._starting = asyncio.Lock()
+        self._chromium = Chromium(program)
 
     async def tab(self, app: App) -> Tab:
         """A fresh tab. Raises: MissingPackage without Playwright; BadInput without Chromium."""
-        async with self._starting:
-            if self._browser is None:
-                await self._start()
-        context = await self._browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
-        page = await context.new_page()
         html = document(app)
 
         async def answer(route: Any) -> None:
@@ -138,28 +127,8 @@ class Browser:
             else:
                 await route.abort()
 
-        await page.route("**/*", answer)
-        return Tab(page, app)
-
-    async def _start(self) -> None:
-        try:
-            from playwright.async_api import async_playwright
-        except ImportError as error:
-            raise MissingPackage("playwright", "gui") from error
-        program = self._program or next(filter(None, map(shutil.which, PROGRAMS)), "")
-        if not program:
-            raise BadInput(f"no Chromium found under the names {', '.join(PROGRAMS)}; install one "
-                           "(Debian: apt-get install chromium), or pass program= its path")
-        self._running = await async_playwright().start()
-        try:
-            self._browser = await self._running.chromium.launch(executable_path=program, args=list(FLAGS))
-        except BaseException:
-            await self._running.stop()
-            raise
+        return Tab(await self._chromium.page(WIDTH, HEIGHT, answer), app)
 
     async def close(self) -> None:
         """Ends Chromium, where it was started."""
-        if self._browser is not None:
-            browser, running, self._browser, self._running = self._browser, self._running, None, None
-            await browser.close()
-            await running.stop()
+        await self._chromium.close()
