@@ -31,6 +31,7 @@ SECONDS = 3.0
 """The longest that one question may take."""
 WINDOW = 5
 """Iterations that one point of a score curve is the mean of."""
+MOST_OPEN = 256 * 2**20
 CHUNK = 4 * 2**20
 _PLAY = re.compile(rb'"attempt":(\d+),"play":(\d+)')
 _RANGES = {"min_score": "score >= ?", "max_score": "score <= ?", "min_turns": "turns >= ?", "max_turns": "turns <= ?",
@@ -53,6 +54,7 @@ def asked(given: Mapping[str, str]) -> Asked:
     """
     parts: list[str] = []
     values: list[Any] = []
+    condition = "" if is_query(given.get("where", "")) else given.get("where", "")
     for name in EXACT:
         if given.get(name):
             parts.append(f"{name} = ?")
@@ -66,8 +68,8 @@ def asked(given: Mapping[str, str]) -> Asked:
     if given.get("id"):
         parts.append("(instr(lower(id), lower(?)) or instr(lower(task), lower(?)))")
         values += [given["id"], given["id"]]
-    if given.get("where"):
-        parts.append(f"({given['where']}\n)")
+    if condition:
+        parts.append(f"({condition}\n)")
     return Asked(" and ".join(parts) or "1", tuple(values))
 
 
@@ -85,6 +87,7 @@ def page(
 
     ``sort`` is a column, with ``-`` before it for the largest first. ``text`` in ``given`` also asks that the play's
     messages hold that text (:func:`plays_with`); then ``searched`` says which share of the record was looked through.
+    A ``where`` that is a whole SELECT asks the record itself (:func:`plays_by`).
     Raises: BadInput for a condition that SQL refuses, that reaches beyond the episodes or takes longer than
     :data:`SECONDS`; UnknownName for a column to sort by.
     """
@@ -93,13 +96,17 @@ def page(
         raise UnknownName("column", column, COLUMNS)
     filtered, found = asked(given), {}
     where = filtered.where
+    wanted: list[set[Key]] = []
+    if given.get("text"):
+        keys, share = plays_with(index, given["text"])
+        wanted, found = [keys], {"searched": share}
+    if is_query(given.get("where", "")):
+        wanted.append(plays_by(index, given["where"]))
     with index.connected() as db:
-        if given.get("text"):
-            keys, share = plays_with(index, given["text"])
+        if wanted:
             db.execute("create temp table said (attempt int, play int, primary key (attempt, play))")
-            db.executemany("insert into said values (?, ?)", keys)
+            db.executemany("insert into said values (?, ?)", wanted[0] & wanted[-1])
             where += " and exists (select 1 from said s where s.attempt = e.attempt and s.play = e.play)"
-            found = {"searched": share}
         _guard(db)
         way = "desc" if sort.startswith("-") else "asc"
         order = f"offset {way}" if column == "offset" else f"{column} {way} nulls last, offset desc"
@@ -128,6 +135,36 @@ def _guard(db: sqlite3.Connection) -> None:
 
     db.set_authorizer(allowed)
     db.set_progress_handler(lambda: int(time.monotonic() > until), 10_000)
+
+
+def is_query(text: str) -> bool:
+    """Whether a condition is a whole SELECT."""
+    return re.match(r"\s*(select|with|from)\b", text, re.IGNORECASE) is not None
+
+
+def plays_by(index: Index, sql: str) -> set[Key]:
+    """The plays whose ``attempt`` and ``play`` a SELECT over the record gives (the views of ``polyturn query``).
+
+    Raises: BadInput for what DuckDB refuses, for an answer without these columns, and for a record of which more than
+    :data:`MOST_OPEN` bytes are in no shard yet, which would have to be read first; DeadlinePassed.
+    """
+    from polyturn.record.query import open_tables
+    from polyturn.record.shards import read_index
+
+    closed = read_index(index.folder)
+    done = 0 if closed is None else sum(place.offset for place in closed.upto.values())
+    names = ("turns", "episodes", "scores", "credit")
+    paths = [index.folder / f"{name}.jsonl" for name in names]
+    there = sum(path.stat().st_size for path in paths if path.exists())
+    if there - done > MOST_OPEN:
+        raise BadInput(f"{(there - done) / 2**20:.0f} MiB of the record are in no shard yet; polyturn query "
+                       f"{index.folder} \"select 1\" closes what is settled, then SELECT works here too")
+    with open_tables([index.folder], hashes=False, close_at=None, asked=sql) as tables:
+        answer = tables.ask(sql, most=100_000, timeout_s=4 * SECONDS)
+    if not {"attempt", "play"} <= set(answer.columns):
+        raise BadInput(f"the SELECT gives {', '.join(answer.columns)}; expected attempt and play among its columns")
+    attempt, play = answer.columns.index("attempt"), answer.columns.index("play")
+    return {(int(row[attempt]), int(row[play])) for row in answer.rows}
 
 
 def plays_with(index: Index, text: str, *, seconds: float = SECONDS) -> tuple[set[Key], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Watched:
         try:
             self.progress = self.index.update(seconds=seconds)
             self.trouble = ""
-        except PolyturnError as error:
+        except (PolyturnError, OSError, sqlite3.Error) as error:
             self.trouble = str(error)
         self.seen = seen
         self.version += 1
@@ -135,7 +136,7 @@ class Watch:
         while not self._stop.is_set():
             try:
                 self.look()
-            except PolyturnError as error:
+            except (PolyturnError, OSError, sqlite3.Error) as error:
                 for watched in self.runs.values():
                     watched.trouble = str(error)
             whole = self.read_on(0.1)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,9 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    top = tmp_path_factory.mktemp("runs")
-    made_run(top / "ended", iterations=3)
-    made_run(top / "other", iterations=2, seed=1)
-    recorder = made_run(top / "going", iterations=1, close=False)
+@contextmanager
+def serving(top: Path) -> Iterator[str]:
+    """The address of a server over the runs of a folder."""
     watch = Watch((top,), every_s=0.1)
     watch.look()
     watch.read_on(5)
@@ -61,10 +59,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield Site(f"http://127.0.0.1:{port}", top, recorder, [])
-    server.should_exit = True
-    thread.join(timeout=5)
-    watch.stop()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=5)
+        watch.stop()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    top = tmp_path_factory.mktemp("runs")
+    made_run(top / "ended", iterations=3)
+    made_run(top / "other", iterations=2, seed=1)
+    recorder = made_run(top / "going", iterations=1, close=False)
+    with serving(top) as address:
+        yield Site(address, top, recorder, [])
     recorder.close()
 
 
@@ -168,7 +178,8 @@ def test_keys_walk_turns_tokens_and_the_group(page: Page, served: Site) -> None:
     page.keyboard.press("j")
     page.keyboard.press("j")
     expect(page.locator(".turn.at")).to_have_id("turn-2")
-    page.locator("#turn-2 .tok").first.click()
+    page.keyboard.press("Enter")
+    expect(page.locator(".token-title")).to_contain_text("I")
     page.keyboard.press("ArrowRight")
     expect(page.locator(".token-title")).to_contain_text("say")
     page.keyboard.press("Escape")

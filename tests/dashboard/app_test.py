@@ -82,6 +82,17 @@ async def test_episodes_filtered_sorted_and_in_pages(top: Path) -> None:
         assert (await get(client, "/api/run/first/episodes", text="nobody said this"))["total"] == 0
 
 
+async def test_a_whole_select_asks_the_record(top: Path) -> None:
+    async with web(top) as client:
+        sql = "select attempt, play from turns where text like '%twelve%' and iteration > 0"
+        found = await get(client, "/api/run/first/episodes", where=sql, sort="iteration")
+        assert [row["id"] for row in found["rows"]] == ["learn.1.0.0", "learn.2.0.0"]
+        both = await get(client, "/api/run/first/episodes", where=sql, text="twelve", iteration="1")
+        assert both["total"] == 1
+        for bad in ("select 1", "select attempt from turns", "select * from read_csv('/etc/passwd')", "from nothing"):
+            assert (await get(client, "/api/run/first/episodes", 400, where=bad))["error"]
+
+
 @pytest.mark.parametrize("where", [
     "1) union select * from turns --", "exists (select 1 from turns)", "load_extension('x')", "1; drop table episodes",
     "(with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c) > 0", "nothing = 1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.record.index import FILE, Index, label_of
+from polyturn.record.index import FILE, Index
 from polyturn.record.read import Lines, read_at, read_credit, read_metrics, read_plain
 from polyturn.record.write import RunRecorder, open_run
 from polyturn.types import Score
@@ -141,6 +141,14 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_memory(tmp_path: Path) ->
     assert index.plain((1, 1))["id"] == "learn.0.0.0"
 
 
+def test_an_index_that_was_damaged_is_made_anew(tmp_path: Path) -> None:
+    made_run(tmp_path / "run", iterations=2)
+    agrees(tmp_path / "run")
+    for path in (tmp_path / "run").glob(f"{FILE}*"):
+        path.write_bytes(b"this is no database" * 300)
+    assert len(rows(agrees(tmp_path / "run"))) == 4
+
+
 def test_names_are_found_or_the_nearest_said(tmp_path: Path) -> None:
     made_run(tmp_path / "run", iterations=2)
     index = agrees(tmp_path / "run")
@@ -157,11 +165,6 @@ def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     made_run(tmp_path / "run", iterations=1)
     with pytest.raises(BadInput, match="the index is of another table"):
         read_at(tmp_path / "run", Lines((3, 100), []))
-
-
-def test_labels() -> None:
-    assert label_of("a.b.7.2") == ("a.b", 7)
-    assert label_of("rate.3") == ("rate", None)
 
 
 def test_scores_by_id_alone_find_their_episode(tmp_path: Path) -> None:

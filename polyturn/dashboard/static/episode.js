@@ -88,6 +88,7 @@ export async function episodePage(context, run, name) {
       const all = [...stage.querySelectorAll(".tok")], next = all[all.indexOf(chosen) + by];
       if (next) { pick(next.token, next); next.scrollIntoView({ block: "nearest" }); }
     };
+    context.keys.Enter = () => { const node = $(".turn.at .reply .tok", stage); if (node) pick(node.token, node); };
     Object.assign(context.keys, { ArrowRight: walk(1), ArrowLeft: walk(-1) });
     context.keys.d = () => { const other = members[place + 1] || members[place - 1]; if (other) open(to.diff(run, key, other.key)); };
   }

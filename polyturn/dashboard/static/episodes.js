@@ -30,7 +30,7 @@ export async function episodesPage(context, run) {
     choice("stop", ["done", "truncated", "budget", "error"], "Ended"),
     field("min_score", { type: "number", step: "any" }, "Score from"), field("max_score", { type: "number", step: "any" }, "to"),
     field("min_turns", { type: "number", min: 0 }, "Turns from"), field("max_turns", { type: "number", min: 0 }, "to"),
-    h("label.wide", h("span", "SQL"), h("input.mono", { type: "text", value: state.where, placeholder: "score < 0.5 and turns > 4 and seats = 2", spellcheck: false, oninput: (event) => change("where", event.target.value, 500) })),
+    h("label.wide", h("span", "SQL"), h("input.mono", { type: "text", value: state.where, placeholder: "score < 0.5 and turns > 4   or   select attempt, play from turns where tokens > 60", spellcheck: false, oninput: (event) => change("where", event.target.value, 500) })),
     h("button", { type: "button", onclick: () => { for (const name of FIELDS) state[name] = ""; form.reset(); for (const i of form.querySelectorAll("input, select")) i.value = ""; change("first", ""); } }, "Clear"));
 
   async function load(quietly = false) {

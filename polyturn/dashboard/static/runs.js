@@ -21,7 +21,7 @@ export async function runsPage(context) {
       const text = `${row.name} ${row.recipe} ${row.status} seed=${row.seed} ${Object.entries(row.settings).map(([k, v]) => `${k}=${v}`).join(" ")}`.toLowerCase();
       return wanted.every((word) => text.includes(word));
     });
-    put(body, shown.length ? table([h("th", h("span.hidden", "Mark")), h("th.left", "run"), h("th.left", "status"), h("th.left", "score"), h("th.left", "course"), "iterations", "episodes", "time", h("th.wide-only", "begun")], shown.map(drawRow), { class: "rows" }) : h("p.quiet", rows.length ? "No run fits." : "No runs."));
+    put(body, shown.length ? table([h("th", h("input", { type: "checkbox", "aria-label": "Mark all shown", checked: shown.every((row) => marked.has(row.name)), onchange: (event) => { for (const row of shown) marked[event.target.checked ? "add" : "delete"](row.name); draw(); } })), h("th.left", "run"), h("th.left", "status"), h("th.left", "score"), h("th.left", "course"), "iterations", "episodes", "time", h("th.wide-only", "begun")], shown.map(drawRow), { class: "rows" }) : h("p.quiet", rows.length ? "No run fits." : "No runs."));
     button.disabled = marked.size < 2;
     button.textContent = marked.size ? `Compare ${marked.size} marked` : "Compare marked";
     rowKeys(context, body, { mark: (row) => $check(row)?.click() });

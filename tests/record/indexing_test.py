@@ -1,0 +1,34 @@
+"""Lines as rows of the index; whole tables are tried in ``index_test.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polyturn.errors import BadInput
+from polyturn.record.index import Index
+from polyturn.record.indexing import label_of
+from polyturn.record.table import as_line
+from tests.dashboard.made import made_run
+
+
+def test_labels() -> None:
+    assert label_of("a.b.7.2") == ("a.b", 7)
+    assert label_of("rate.3") == ("rate", None)
+
+
+def test_a_row_without_its_play_is_refused(tmp_path: Path) -> None:
+    made_run(tmp_path / "run", iterations=1)
+    with (tmp_path / "run" / "turns.jsonl").open("ab") as file:
+        file.write(as_line({"turn": 3}))
+    with pytest.raises(BadInput, match=r"turns.jsonl, line 10: no attempt and play in the row"):
+        Index(tmp_path / "run").update()
+
+
+def test_a_rewind_to_nothing_is_refused(tmp_path: Path) -> None:
+    made_run(tmp_path / "run", iterations=1)
+    with (tmp_path / "run" / "scores.jsonl").open("ab") as file:
+        file.write(as_line({"rewind": "never", "attempt": 1, "time": 0.0}))
+    with pytest.raises(BadInput, match="which was not marked"):
+        Index(tmp_path / "run").update()
