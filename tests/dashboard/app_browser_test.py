@@ -240,9 +240,24 @@ def test_a_run_is_followed_while_it_goes_on(page: Page, served: Site) -> None:
     page.goto(f"{served.address}/run/going")
     expect(page.locator(".status")).to_have_text("running")
     expect(page.locator(".tiles")).to_contain_text("2episodes")
+    button = page.get_by_role("button", name="Pause").element_handle()
     iteration(served.recorder, 1, keep_tokenizer(served.folder / "going"), "0" * 64)
     expect(page.locator(".tiles")).to_contain_text("4episodes")
     expect(page.locator(".tiles")).to_contain_text("2iterations")
+    assert button is not None and button.evaluate("node => node.isConnected")  # what is being pressed stays
+
+
+def test_what_is_pointed_at_is_not_redrawn(page: Page, served: Site) -> None:
+    page.goto(f"{served.address}/run/going")
+    chart = page.locator(".grid-cards .chart svg").first
+    chart.hover()
+    drawn = chart.element_handle()
+    expect(page.locator(".chart-tip").first).to_be_visible()
+    iteration(served.recorder, 2, keep_tokenizer(served.folder / "going"), "0" * 64)
+    expect(page.locator(".tiles")).to_contain_text("3iterations")
+    assert drawn is not None and drawn.evaluate("node => node.isConnected")
+    page.mouse.move(5, 5)
+    page.wait_for_function("node => !node.isConnected", arg=drawn)
 
 
 def test_a_run_is_controlled(page: Page, served: Site) -> None:

@@ -33,6 +33,13 @@ export function put(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
+/** Draws at once, or when the pointer leaves: what somebody points at is not taken from under the pointer. */
+export function calmly(node, draw) {
+  if (!node.childElementCount || !node.matches(":hover")) return draw();
+  if (!node.drawLater) node.addEventListener("pointerleave", () => { const last = node.drawLater; node.drawLater = null; last?.(); }, { once: true });
+  node.drawLater = draw;
+}
+
 export const $ = (selector, within = document) => within.querySelector(selector);
 
 /** JSON of an address; an error of the server is thrown with its own words. */

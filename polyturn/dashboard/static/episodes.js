@@ -1,5 +1,5 @@
 // All episodes of a run under a filter, page by page from the index.
-import { get, h, link, many, put, short, span, table, to } from "./dom.js";
+import { calmly, get, h, link, many, put, short, span, table, to } from "./dom.js";
 import { rowKeys } from "./rows.js";
 
 const FIELDS = ["id", "text", "stage", "iteration", "family", "stop", "min_score", "max_score", "min_turns", "max_turns", "failed", "where", "grp"];
@@ -38,7 +38,8 @@ export async function episodesPage(context, run) {
     context.remember(state);
     const found = await get(`/api/run/${run}/episodes`, { ...state, sort: state.sort || "-offset", count: COUNT });
     if (!context.alive() || number !== asked) return;
-    draw(found, quietly);
+    if (quietly) calmly(body, () => draw(found, quietly));
+    else draw(found, quietly);
   }
   function draw(found, quietly) {
     const at = quietly ? body.querySelector("tr.at")?.dataset.key : null;

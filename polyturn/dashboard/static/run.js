@@ -1,5 +1,5 @@
 // One run: how it stands, its curves, its stages, its results; and one iteration with its groups.
-import { exact, get, h, link, many, put, recipeName, short, span, status, table, to, when, words } from "./dom.js";
+import { calmly, exact, get, h, link, many, put, recipeName, short, span, status, table, to, when, words } from "./dom.js";
 import { chart, interval, legend } from "./chart.js";
 import { controls } from "./controls.js";
 import { rowKeys } from "./rows.js";
@@ -10,23 +10,30 @@ export async function runPage(context, run) {
   context.run = run;
   context.trail({ text: run });
   const open = (address) => import("./app.js").then((app) => app.open(address));
-  const parts = { head: h("div"), live: h("div"), curves: h("div"), rates: h("div"), rest: h("div") };
+  const parts = { head: h("div"), controls: h("div"), live: h("div"), curves: h("div"), rates: h("div"), rest: h("div") };
   let more = false;
   const load = async () => {
     const asked = [get(`/api/run/${run}`), get(`/api/run/${run}/metrics`), get(`/api/run/${run}/curves`)];
     for (const one of asked) one.catch(() => {});
     const view = await asked[0];
     if (!context.alive()) return;
-    put(parts.head, head(run, view));
-    put(parts.live, ...live(run, view));
-    const opened = [...parts.rest.querySelectorAll("details[open] > summary")].map((s) => s.textContent);
-    put(parts.rest, stageTable(run, view), results(view), about(view));
-    for (const details of parts.rest.querySelectorAll("details")) if (opened.includes(details.firstChild.textContent)) details.open = true;
+    calmly(parts.head, () => put(parts.head, head(run, view)));
+    const asked_of = JSON.stringify([view.status, view.paused, view.orders]);
+    if (parts.controls.dataset.of !== asked_of) put(parts.controls, controls(run, view));  // a button being pressed stays
+    parts.controls.dataset.of = asked_of;
+    calmly(parts.live, () => put(parts.live, ...live(run, view)));
+    calmly(parts.rest, () => {
+      const opened = [...parts.rest.querySelectorAll("details[open] > summary")].map((s) => s.textContent);
+      put(parts.rest, stageTable(run, view), results(view), about(view));
+      for (const details of parts.rest.querySelectorAll("details")) if (opened.includes(details.firstChild.textContent)) details.open = true;
+    });
     if (!parts.head.isConnected) context.show(Object.values(parts));
     const metrics = await asked[1];
-    if (context.alive()) put(parts.rates, ...metricCards(run, view, metrics, open, more, () => { more = !more; load(); }));
+    const toggle = () => { more = !more; drawRates(); };
+    const drawRates = () => put(parts.rates, ...metricCards(run, view, metrics, open, more, toggle));
+    if (context.alive()) calmly(parts.rates, drawRates);
     const curves = await asked[2];
-    if (context.alive()) put(parts.curves, ...scoreCards(run, view, curves, open));
+    if (context.alive()) calmly(parts.curves, () => put(parts.curves, ...scoreCards(run, view, curves, open)));
   };
   await load();
   context.keys.e = () => open(to.episodes(run));
@@ -42,8 +49,7 @@ function head(run, view) {
     reason ? h("p.error", reason) : null, view.trouble ? h("p.error", view.trouble) : null,
     view.progress.damaged ? h("p.error", `${many(view.progress.damaged, "line")} of the record ${view.progress.damaged === 1 ? "is" : "are"} damaged and passed over`) : null,
     view.progress.whole ? null : h("p.notice", `Reading the record: ${Math.round((100 * view.progress.read) / Math.max(1, view.progress.there))} % so far; what is shown grows.`),
-    h("div.tiles", tile(span(view.seconds), "time"), tile(view.iterations.toLocaleString("en"), "iterations"), tile(view.episodes.toLocaleString("en"), "episodes"), tile((view.turns || 0).toLocaleString("en"), "turns"), tile(short(view.tokens || 0), "sampled tokens"), view.errors ? tile(view.errors.toLocaleString("en"), "episodes failed") : null, view.results.peak_bytes ? tile(`${(view.results.peak_bytes / 2 ** 30).toFixed(1)} GiB`, "most memory") : null),
-    controls(run, view));
+    h("div.tiles", tile(span(view.seconds), "time"), tile(view.iterations.toLocaleString("en"), "iterations"), tile(view.episodes.toLocaleString("en"), "episodes"), tile((view.turns || 0).toLocaleString("en"), "turns"), tile(short(view.tokens || 0), "sampled tokens"), view.errors ? tile(view.errors.toLocaleString("en"), "episodes failed") : null, view.results.peak_bytes ? tile(`${(view.results.peak_bytes / 2 ** 30).toFixed(1)} GiB`, "most memory") : null));
 }
 
 /** What is being played at this moment. */

@@ -1,5 +1,5 @@
 // The list of runs, and several of them compared.
-import { get, h, link, many, put, recipeName, short, span, spark, status, table, to, when, words } from "./dom.js";
+import { calmly, get, h, link, many, put, recipeName, short, span, spark, status, table, to, when, words } from "./dom.js";
 import { chart, interval, legend } from "./chart.js";
 import { rowKeys } from "./rows.js";
 
@@ -38,7 +38,7 @@ export async function runsPage(context) {
       h("td.left", spark(row.course)), h("td", Number(row.iterations).toLocaleString("en")), h("td", Number(row.episodes).toLocaleString("en"), row.errors ? h("small.bad", many(row.errors, "error")) : null), h("td", span(row.seconds)), h("td.quiet.wide-only", when(row.started).slice(5, 16)));
   }
 
-  const load = async () => { rows = await get("/api/runs"); if (context.alive()) draw(); };
+  const load = async () => { rows = await get("/api/runs"); if (context.alive()) calmly(body, draw); };
   await load();
   context.show(head, body);
   context.keys["/"] = () => search.focus();
