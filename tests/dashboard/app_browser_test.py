@@ -38,6 +38,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         yield found
@@ -82,7 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def page(served: Site, browser: Any) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     found = context.new_page()
-    found.set_default_timeout(8000)
+    found.set_default_timeout(30_000)
     served.complaints.clear()
     found.on("console", lambda m: served.complaints.append(m.text) if m.type == "error" else None)
     found.on("pageerror", lambda error: served.complaints.append(str(error)))

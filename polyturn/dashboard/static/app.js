@@ -118,7 +118,7 @@ function news(changed) {
     busy = false;
     last = Date.now() - begun;
     if (waiting) news({});
-  }, 100 + 4 * last);
+  }, 100 + Math.min(2000, 3 * last));
 }
 function listen() {
   const source = new EventSource("/api/live");

@@ -169,6 +169,6 @@ function groupRow(run, group, low, high, open) {
   return h("tr", { data: { href: "" } },
     h("td.name", link(to.episode(run, `${first.attempt}.${first.play}`), group.grp), h("small", `${group.task}`)),
     h("td.left", h("svg:svg.strip", { viewBox: `0 0 ${width} 36`, width, height: 36, role: "img", "aria-label": `scores ${group.episodes.map((e) => short(e.score)).join(", ")}` }, h("svg:line.grid", { x1: 8, x2: width - 8, y1: 30.5, y2: 30.5 }), group.mean !== null ? h("svg:line.stage", { x1: x(group.mean), x2: x(group.mean), y1: 4, y2: 34 }) : null, dots)),
-    h("td", h("b", short(group.mean))), h("td", short(total("turns"))), h("td", short(total("tokens"))),
+    h("td", { data: { unit: "mean" } }, h("b", short(group.mean))), h("td", { data: { unit: "turns" } }, short(total("turns"))), h("td", { data: { unit: "tokens" } }, short(total("tokens"))),
     h("td", group.alike ? h("span.chip", "all alike") : null, failed ? h("span.chip.bad", `${failed} failed`) : null, total("invalid") ? h("span.chip", `${total("invalid")} illegal`) : null));
 }

@@ -35,7 +35,7 @@ export async function runsPage(context) {
       h("td.name", link(to.run(row.name), row.name), h("small", [recipeName(row.recipe), row.seed !== null && row.seed !== undefined ? `seed ${row.seed}` : null].filter(Boolean).join(" · ")), row.trouble ? h("small.bad", row.trouble) : null),
       h("td.left", status(row.status), row.progress.whole ? null : h("small", `indexing ${Math.round((100 * row.progress.read) / Math.max(1, row.progress.there))} %`)),
       h("td.left.scores", scores.slice(0, 3).map(([name, value]) => h("span.chip", words(name.slice(6)), " ", h("b", short(value)))), scores.length > 3 ? h("span.quiet", `+${scores.length - 3}`) : null),
-      h("td.left", spark(row.course)), h("td", Number(row.iterations).toLocaleString("en")), h("td", Number(row.episodes).toLocaleString("en"), row.errors ? h("small.bad", many(row.errors, "error")) : null), h("td", span(row.seconds)), h("td.quiet.wide-only", when(row.started).slice(5, 16)));
+      h("td.left", spark(row.course)), h("td", { data: { unit: "iterations" } }, Number(row.iterations).toLocaleString("en")), h("td", { data: { unit: "episodes" } }, Number(row.episodes).toLocaleString("en"), row.errors ? h("small.bad", many(row.errors, "error")) : null), h("td", span(row.seconds)), h("td.quiet.wide-only", when(row.started).slice(5, 16)));
   }
 
   const load = async () => { rows = await get("/api/runs"); if (context.alive()) calmly(body, draw); };
