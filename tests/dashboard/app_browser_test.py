@@ -19,6 +19,7 @@ from polyturn.cli.view import hosts, listen
 from polyturn.dashboard.app import make_app
 from polyturn.dashboard.watch import Watch
 from polyturn.record.control import Control, orders
+from polyturn.record.read import read_metrics
 from polyturn.record.write import RunRecorder
 from tests.dashboard.made import iteration, keep_tokenizer, made_run
 
@@ -250,12 +251,13 @@ def test_a_run_is_followed_while_it_goes_on(page: Page, served: Site) -> None:
 
 def test_what_is_pointed_at_is_not_redrawn(page: Page, served: Site) -> None:
     page.goto(f"{served.address}/run/going")
+    count = len(read_metrics(served.folder / "going"))
     chart = page.locator(".grid-cards .chart svg").first
     chart.hover()
     drawn = chart.element_handle()
     expect(page.locator(".chart-tip").first).to_be_visible()
-    iteration(served.recorder, 2, keep_tokenizer(served.folder / "going"), "0" * 64)
-    expect(page.locator(".tiles")).to_contain_text("3iterations")
+    iteration(served.recorder, count, keep_tokenizer(served.folder / "going"), "0" * 64)
+    expect(page.locator(".tiles")).to_contain_text(f"{count + 1}iterations")
     assert drawn is not None and drawn.evaluate("node => node.isConnected")
     page.mouse.move(5, 5)
     page.wait_for_function("node => !node.isConnected", arg=drawn)
