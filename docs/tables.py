@@ -22,7 +22,8 @@ ENVS = f"""# Environments
 Each is a real package behind an adapter, or our own. Scores are in 0..1 and mean over the seats: the scripted solver
 (`oracle`), uniformly random legal play (`random`), and the player that says nothing (`null`). The adapters for
 Gymnasium and PettingZoo bring in any environment of these packages with two functions of yours. What `needs` names is
-fetched by `polyturn envs --install NAME`, once.
+fetched by `polyturn envs --install NAME`, once; `comes` says whether it is data, code that runs in a worker with
+packages of its own, an extra of Polyturn, or part of the core.
 
 """
 METHODS = f"""# Methods
@@ -51,7 +52,7 @@ def cell(value: Any) -> str:
 
 def pages() -> dict[Path, str]:
     """Page -> its text."""
-    shown = table(envs(), ("name", "package", "seats", "oracle", "random", "null", "licence", "needs"))
+    shown = table(envs(), ("name", "package", "comes", "seats", "oracle", "random", "null", "licence", "needs"))
     rows = [{**row, "name": link(str(row["name"]))} for row in methods()]
     papers = table(rows, ("name", "folder", "title", "arxiv", "claim", "recipe", "test", "figure"))
     of_methods = {path: with_figure(path) for path in sorted((DOCS / "methods").glob("*.md"))}

@@ -71,8 +71,23 @@ def figure(name: str, package: Path = PACKAGE) -> str | None:
 
 
 def envs(package: Path = PACKAGE) -> list[dict[str, Any]]:
-    """The entries of every ``ENVS`` literal under ``envs/``, by name, each with the ``module`` that it stands in."""
-    return sorted(_entries(package), key=lambda entry: str(entry["name"]))
+    """The entries of every ``ENVS`` literal under ``envs/``, by name, each with the ``module`` that it stands in and with
+    how its package ``comes``."""
+    return sorted(({**entry, "comes": comes(entry)} for entry in _entries(package)), key=lambda e: str(e["name"]))
+
+
+def comes(entry: Mapping[str, Any]) -> str:
+    """How an environment's package comes: with the ``core``, with an extra of Polyturn, or by ``polyturn envs
+    --install``, as ``data`` that our code reads or as a ``worker`` in an environment of its own.
+
+    >>> comes({"needs": "tau"}), comes({"needs": "bfcl"}), comes({"extra": "search"}), comes({})
+    ('data', 'worker', 'extra search', 'core')
+    """
+    from polyturn.envs.pins import INSTALLABLE
+
+    kinds = ["worker" if INSTALLABLE[entry["needs"]].beside else "data"] if "needs" in entry else []
+    kinds += [f"extra {entry['extra']}"] if "extra" in entry else []
+    return ", ".join(kinds) or "core"
 
 
 def _entries(package: Path) -> Iterator[dict[str, Any]]:
@@ -110,7 +125,7 @@ def _envs(as_json: bool) -> int:
     from polyturn.envs.install import is_installed
 
     rows = [{**row, "installed": is_installed(row["needs"]) if "needs" in row else None} for row in envs()]
-    shown = ("name", "package", "seats", "oracle", "null", "licence", "needs", "installed")
+    shown = ("name", "package", "comes", "seats", "oracle", "null", "licence", "needs", "installed")
     if as_json:
         print_json({"envs": [{key: row.get(key) for key in (*shown, *row)} for row in rows]})
         return 0

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Page as BrowserPage
 
 ENVS = (
-    {"name": "miniwob", "package": "miniwob", "needs": "miniwob", "licence": "MIT", "seats": ("agent",),
-     "oracle": 1.0, "null": 0.0},
+    {"name": "miniwob", "package": "miniwob", "needs": "miniwob", "extra": "gui", "licence": "MIT",
+     "seats": ("agent",), "oracle": 1.0, "null": 0.0},
 )
 NAME: Final = "miniwob"
 ADDRESS: Final = "http://miniwob.invalid/"

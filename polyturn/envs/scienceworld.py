@@ -20,8 +20,8 @@ from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.types import Event, Limits, Message, Score, Seat, Stop, Task, assistant, user
 
 ENVS = (
-    {"name": "science_world", "package": "scienceworld", "licence": "Apache-2.0", "seats": ("agent",),
-     "oracle": 1.0, "random": None, "null": 0.0},
+    {"name": "science_world", "package": "scienceworld", "extra": "scienceworld", "licence": "Apache-2.0",
+     "seats": ("agent",), "oracle": 1.0, "random": None, "null": 0.0},
 )
 VARIATIONS: Mapping[str, tuple[int, int, int]] = {
     "boil": (14, 21, 30),

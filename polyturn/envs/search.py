@@ -24,8 +24,8 @@ from polyturn.seeds import generator
 from polyturn.types import Limits, Message, Score, Seat, Task, Tool, assistant
 
 ENVS = (
-    {"name": "search", "package": "bm25s", "licence": "Apache-2.0", "seats": ("agent",), "oracle": 1.0,
-     "random": None, "null": 0.0},
+    {"name": "search", "package": "bm25s", "extra": "search", "licence": "Apache-2.0", "seats": ("agent",),
+     "oracle": 1.0, "random": None, "null": 0.0},
 )
 
 

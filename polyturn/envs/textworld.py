@@ -31,7 +31,8 @@ from polyturn.seeds import derive
 from polyturn.types import Event, Limits, Message, Score, Seat, Stop, Task, assistant, user
 
 ENVS = (
-    {"name": "coin_collector", "package": "textworld", "licence": "MIT (its dependency jericho: GPL-2.0)",
+    {"name": "coin_collector", "package": "textworld", "extra": "textworld",
+     "licence": "MIT (its dependency jericho: GPL-2.0)",
      "seats": ("agent",), "oracle": 1.0, "random": 0.525, "null": 0.0},
 )
 CHALLENGES: Mapping[str, str] = {

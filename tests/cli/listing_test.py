@@ -72,7 +72,7 @@ def test_environments_are_read_and_not_imported(tmp_path: Path) -> None:
         'import nothing_of_this_name\nENVS = [{"name": "b", "seats": ("agent",)}, {"name": "a", "seats": ()}]\n')
     found = envs(package)
     assert [entry["name"] for entry in found] == ["a", "b"]
-    assert found[1] == {"name": "b", "seats": ("agent",), "module": "polyturn.envs.games"}
+    assert found[1] == {"name": "b", "seats": ("agent",), "module": "polyturn.envs.games", "comes": "core"}
 
 
 def test_annotated_literals_are_read(tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_environments_say_what_they_need_and_whether_it_is_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("POLYTURN_CACHE", str(tmp_path))
-    entries = [{"name": "x", "seats": ("agent",), "needs": "tau"}, {"name": "y", "seats": ("agent",)}]
+    entries = [{"name": "x", "seats": ("agent",), "needs": "tau", "comes": "data"}, {"name": "y", "seats": ("agent",)}]
     monkeypatch.setattr("polyturn.cli.listing.envs", lambda: entries)
     assert main(["envs", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["envs"]
     assert [(row["needs"], row["installed"]) for row in found] == [("tau", False), (None, None)]
     assert main(["envs"]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines()[1].split() == ["x", "-", "agent", "-", "-", "-", "tau", "no"]
+    assert said.out.splitlines()[1].split() == ["x", "-", "data", "agent", "-", "-", "-", "tau", "no"]
     assert "polyturn envs --install tau" in said.err
 
 
