@@ -71,8 +71,8 @@ def figure(name: str, package: Path = PACKAGE) -> str | None:
 
 
 def envs(package: Path = PACKAGE) -> list[dict[str, Any]]:
-    """The entries of every ``ENVS`` literal under ``envs/``, by name, each with the ``module`` that it stands in and with
-    how its package ``comes``."""
+    """The entries of every ``ENVS`` literal under ``envs/``, by name, each with the ``module`` that it stands in and
+    with how its package ``comes``."""
     return sorted(({**entry, "comes": comes(entry)} for entry in _entries(package)), key=lambda e: str(e["name"]))
 
 
