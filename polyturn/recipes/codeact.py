@@ -52,8 +52,8 @@ from polyturn.types import Group, Limits, Message, Sampling, Task, assistant, us
 AGENT = frozenset({"agent"})
 STUDY = Study(
     outcome="success_many", arms={"code": {"arm": "code"}, "text": {"arm": "text"}}, baseline="text",
-    tried=({"lr": 3e-3},),
-    fixed={"model": "tiny", "trajectories": 240, "updates": 260, "tokens": 400, "mix": 0.0, "before_tasks": 0,
+    tried=({"lr": 2e-3}, {"lr": 3e-3}), choose=(100, 101),
+    fixed={"model": "tiny", "trajectories": 480, "updates": 600, "tokens": 400, "mix": 0.0, "before_tasks": 0,
            "test_tasks": 48, "reply_tokens": 96},
     more=("success_few", "executable", "turns"), shares=("success_many", "success_few"), curve="learner/loss",
 )
