@@ -51,15 +51,16 @@ class TwentyQuestions:
 
     ``words`` are the first of :data:`WORDS`; ``questions`` is the number of turns. Each turn pays -1 in the channel
     ``question``, the right guess 0. Score: ``1 + return / questions``, so an unsolved game scores 0. A reply that is
-    none of the listed questions and guesses is invalid: it is told so, and has cost a turn.
+    none of the listed questions and guesses is invalid: it is told so, and has cost a turn. ``brief`` leaves the lists out
+    of the rules, for a model too small to read them.
 
     At the default size (exact; see :func:`expected_return`): oracle 0.846, random 0.391, null 0.
     """
 
-    def __init__(self, *, words: int = 12, questions: int = 20, test_tasks: int = 64) -> None:
+    def __init__(self, *, words: int = 12, questions: int = 20, test_tasks: int = 64, brief: bool = False) -> None:
         if not 2 <= words <= len(WORDS) or questions < 1:
             raise BadInput(f"words is {words} and questions {questions}; expected 2..{len(WORDS)} and at least 1")
-        self.words, self.questions, self.test_tasks = WORDS[:words], questions, test_tasks
+        self.words, self.questions, self.test_tasks, self.brief = WORDS[:words], questions, test_tasks, brief
         self.spec = Spec(
             "twenty_questions", limits=Limits(env_steps=questions), licence="Apache-2.0", package="polyturn",
             invalid="costs a turn, and is told so",
@@ -110,9 +111,11 @@ class TwentyQuestions:
         return {"agent": Score(value, success=final["found"])}
 
 
-def twenty_questions(*, words: int = 12, questions: int = 20, test_tasks: int = 64) -> TwentyQuestions:
+def twenty_questions(
+    *, words: int = 12, questions: int = 20, test_tasks: int = 64, brief: bool = False
+) -> TwentyQuestions:
     """The suite; see :class:`TwentyQuestions`."""
-    return TwentyQuestions(words=words, questions=questions, test_tasks=test_tasks)
+    return TwentyQuestions(words=words, questions=questions, test_tasks=test_tasks, brief=brief)
 
 
 class TwentyQuestionsEnv:
@@ -131,6 +134,8 @@ class TwentyQuestionsEnv:
         if state is not None:
             raise BadInput("twenty questions saves no state; replay the replies into a fresh environment")
         suite = self._suite
+        if suite.brief:
+            return self._ask("Find it.")
         return self._ask(
             f"I think of one of these: {', '.join(suite.words)}. Find it in at most {suite.questions} turns. "
             f"Ask one of: {' '.join(QUESTIONS)} Or guess, like: {guess_of(suite.words[0])}"

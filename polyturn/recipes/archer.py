@@ -136,15 +136,15 @@ def held_out(settings: Settings) -> list[Match]:
 
 
 def suite_of(settings: Settings) -> TwentyQuestions:
-    """The game."""
-    return twenty_questions(words=settings.words, questions=settings.questions, test_tasks=settings.test_tasks)
+    """The game; a tiny model, whose replies are masked to the legal ones, is not shown their lists."""
+    return twenty_questions(
+        words=settings.words, questions=settings.questions, test_tasks=settings.test_tasks, brief=is_tiny(settings.model))
 
 
 def texts(settings: Settings) -> list[str]:
     """What a tiny model's tokenizer is learned from: all that may be said."""
     suite = suite_of(settings)
-    return [*suite.legal, f"I think of one of these: {', '.join(suite.words)}. Find it in at most", "Yes.", "No.",
-            f"{suite.questions} turns. Ask one of: {' '.join(suite.legal)} Or guess, like:"] * 4
+    return [*suite.legal, "Find it.", "Yes.", "No."] * 8
 
 
 async def main(settings: Settings, run: Run) -> None:

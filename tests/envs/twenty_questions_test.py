@@ -41,6 +41,12 @@ def test_the_questions_tell_all_words_apart() -> None:
     assert set().union(*QUESTIONS.values()) <= set(WORDS)
 
 
+async def test_brief_rules_list_nothing_and_change_nothing_else() -> None:
+    suite = twenty_questions(brief=True)
+    driven = await drive(suite, task_hiding(suite, "bee"), 0, {"agent": saying("Can it fly?", "Is it a bee?")})
+    assert driven.heard("agent") == ["Find it.", "Yes."] and driven.final["found"]
+
+
 async def test_a_game_by_hand() -> None:
     suite = twenty_questions()
     task = task_hiding(suite, "bee")
