@@ -51,8 +51,8 @@ class TwentyQuestions:
 
     ``words`` are the first of :data:`WORDS`; ``questions`` is the number of turns. Each turn pays -1 in the channel
     ``question``, the right guess 0. Score: ``1 + return / questions``, so an unsolved game scores 0. A reply that is
-    none of the listed questions and guesses is invalid: it is told so, and has cost a turn. ``brief`` leaves the lists out
-    of the rules, for a model too small to read them.
+    none of the listed questions and guesses is invalid: it is told so, and has cost a turn. ``brief`` leaves the
+    lists out of the rules, for a model too small to read them.
 
     At the default size (exact; see :func:`expected_return`): oracle 0.846, random 0.391, null 0.
     """

@@ -138,7 +138,9 @@ def held_out(settings: Settings) -> list[Match]:
 def suite_of(settings: Settings) -> TwentyQuestions:
     """The game; a tiny model, whose replies are masked to the legal ones, is not shown their lists."""
     return twenty_questions(
-        words=settings.words, questions=settings.questions, test_tasks=settings.test_tasks, brief=is_tiny(settings.model))
+        words=settings.words, questions=settings.questions, test_tasks=settings.test_tasks,
+        brief=is_tiny(settings.model),
+    )
 
 
 def texts(settings: Settings) -> list[str]:
