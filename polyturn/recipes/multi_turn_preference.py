@@ -108,11 +108,11 @@ STUDY = Study(
     arms={
         "m_dpo": {"arm": "m_dpo"}, "single_turn_dpo": {"arm": "single_turn_dpo"},
         "filtered_sft": {"arm": "filtered_sft"}, "m_kto": {"arm": "m_kto"},
-        "m_dpo_fixed_reference": {"arm": "m_dpo", "renew": False},
+        "m_dpo_fixed_reference": {"arm": "m_dpo", "renew": False}, "m_dpo_nll": {"arm": "m_dpo", "nll": 1.0},
     },
     baseline="single_turn_dpo", tried=({"lr": 1e-4}, {"lr": 3e-4}),
     fixed={
-        "model": "tiny", "steps": 1, "sft_updates": 200, "sft_episodes": 16, "sft_lr": 3e-3, "prompts": 64,
+        "model": "tiny", "steps": 1, "sft_updates": 50, "sft_episodes": 16, "sft_lr": 3e-3, "prompts": 96,
         "samples": 6, "pairs": 4, "test_tasks": 200,
     },
     more=("accuracy_sft",), curve="evaluate/score",
