@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from polyturn.policies.sampler.book import Book
 from polyturn.policies.sampler.request import Request
-from polyturn.types import IntArray
 
 STEP = 64
 """Capacity comes in multiples of this, so that every slot begins at an aligned address."""
 WORTH_WAITING = 16
 """Ids of a common prefix for which a request waits until another has computed them."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """Place of one path: ``path[:known]`` is in the cache."""
-
-    path: IntArray
-    known: int = 0
-    used: int = 0
-    owner: Request | None = None
-
-    def common(self, ids: IntArray) -> int:
-        """Leading ids that are cached here."""
-        return common(self.path[: self.known], ids)
-
-
-def common(first: IntArray, second: IntArray) -> int:
-    """The length of the longest common beginning.
-
-    >>> import numpy as np
-    >>> common(np.array([1, 2, 3]), np.array([1, 2, 4, 5]))
-    2
-    """
-    length = min(len(first), len(second))
-    unequal = first[:length] != second[:length]
-    return int(unequal.argmax()) if unequal.any() else length
 
 
 class Slots:
@@ -50,7 +24,8 @@ class Slots:
     def __init__(self, cache_bytes: int) -> None:
         self.cache_bytes = cache_bytes
         self.capacity = STEP
-        self.slots: list[Slot] = []
+        self.owners: list[Request | None] = []
+        self.book = Book()
         self.token_bytes = 0
         self._allocated = 0
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -75,7 +50,7 @@ class Slots:
 
     def drop(self) -> None:
         """Forgets everything (the weights changed); no slot may have an owner."""
-        self.slots, self._allocated, self._layers, self.capacity = [], 0, {}, STEP
+        self.owners, self.book, self._allocated, self._layers, self.capacity = [], Book(), 0, {}, STEP
 
     def most(self, capacity: int) -> int:
         """How many slots of a capacity the budget holds."""
@@ -88,14 +63,15 @@ class Slots:
             for old in pair:
                 new = old.new_zeros(allocated, old.shape[1], capacity, old.shape[3])
                 for place, slot in enumerate(keep):
-                    known = self.slots[slot].known
+                    known = int(self.book.known_S[slot])
                     new[place, :, :known] = old[slot, :, :known]
                 fresh.append(new)
             self._layers[index] = (fresh[0], fresh[1])
-        self.slots = [self.slots[slot] for slot in keep]
-        for place, kept in enumerate(self.slots):
-            if kept.owner is not None:
-                kept.owner.slot = place
+        self.owners = [self.owners[slot] for slot in keep]
+        self.book.keep(keep)
+        for place, owner in enumerate(self.owners):
+            if owner is not None:
+                owner.slot = place
         self._allocated, self.capacity = allocated, capacity
 
     def hold(self, length: int) -> list[Request]:
@@ -104,18 +80,18 @@ class Slots:
         if length <= self.capacity:
             return []
         needed = -(-length // STEP) * STEP
-        capacity = max(needed, min(2 * self.capacity, self.cache_bytes // max(1, self.token_bytes * len(self.slots))))
+        capacity = max(needed, min(2 * self.capacity, self.cache_bytes // max(1, self.token_bytes * len(self.owners))))
         capacity = capacity // STEP * STEP
-        ranked = sorted(range(len(self.slots)), key=self._warmth, reverse=True)
+        ranked = sorted(range(len(self.owners)), key=self._warmth, reverse=True)
         keep = sorted(ranked[: self.most(capacity)])
-        lost = [self.slots[slot].owner for slot in ranked[self.most(capacity) :]]
+        lost = [self.owners[slot] for slot in ranked[self.most(capacity) :]]
         self._rebuild(keep, len(keep), capacity)
         return [_restarted(owner) for owner in lost if owner is not None]
 
     def _warmth(self, slot: int) -> tuple[bool, int]:
         """Owned slots are warmest, of them the earliest request; then the last used."""
-        owner = self.slots[slot].owner
-        return (True, -owner.order) if owner is not None else (False, self.slots[slot].used)
+        owner = self.owners[slot]
+        return (True, -owner.order) if owner is not None else (False, int(self.book.used_S[slot]))
 
     # -------------------------------------------------------- whose slot is it
 
@@ -126,12 +102,9 @@ class Slots:
         another request is about to compute a long common beginning.
         """
         ids = request.path[: request.length - 1 if request.score is None else request.first]
-        best, length = -1, 0
-        for index, slot in enumerate(self.slots):
-            shared = slot.common(ids)
-            if shared > length or (shared == length and shared and slot.owner is None):
-                best, length = index, shared
-        if self._coming(ids) >= length + WORTH_WAITING:
+        common_S = self.book.common_S(ids)
+        best, length = self._best(common_S)
+        if self._coming(common_S) >= length + WORTH_WAITING:
             return False
         target = self._target(best, length)
         if target < 0:
@@ -141,43 +114,55 @@ class Slots:
                 for tensor in pair:
                     tensor[target, :, :length] = tensor[best, :, :length]
         self._clock += 1
-        self.slots[target] = Slot(request.path, length, self._clock, request)
+        self.owners[target] = request
+        self.book.seat(target, request.path[: request.length], length, self._clock)
         request.slot, request.fed = target, length
         if request.cached < 0:
             request.cached = min(length, request.prompt)
         return True
 
-    def _coming(self, ids: IntArray) -> int:
-        """The longest beginning of ``ids`` that a request now at work will have computed."""
-        owners = [slot.owner for slot in self.slots if slot.owner is not None and slot.owner.pending > 1]
-        return max((common(owner.path[: owner.length], ids) for owner in owners), default=0)
+    def _best(self, common_S: NDArray[np.int64]) -> tuple[int, int]:
+        """The slot with the longest cached beginning, a free one if there is one, and its length; -1 and 0 for none."""
+        cached_S = np.minimum(common_S, self.book.known_S)
+        length = int(cached_S.max(initial=0))
+        if not length:
+            return -1, 0
+        longest = np.flatnonzero(cached_S == length)
+        free = longest[~self.book.owned_S[longest]]
+        return int(free[-1] if len(free) else longest[0]), length
+
+    def _coming(self, common_S: NDArray[np.int64]) -> int:
+        """The longest beginning that a request now at work will have computed."""
+        book = self.book
+        at_work_S = book.owned_S & (book.length_S - book.known_S > 1)
+        return int(common_S[at_work_S].max(initial=0))
 
     def _target(self, best: int, length: int) -> int:
         """The slot to write: the best match if nothing of it is lost, else an empty one, else the coldest, or -1."""
-        if best >= 0 and self.slots[best].owner is None and self.slots[best].known == length:
+        book = self.book
+        if best >= 0 and not book.owned_S[best] and book.known_S[best] == length:
             return best
-        empty = next((i for i, slot in enumerate(self.slots) if slot.owner is None and not slot.known), None)
-        if empty is not None:
-            return empty
-        if len(self.slots) < self.most(self.capacity):
-            if len(self.slots) == self._allocated:
+        free = np.flatnonzero(~book.owned_S)
+        empty = free[book.known_S[free] == 0]
+        if len(empty):
+            return int(empty[0])
+        if len(self.owners) < self.most(self.capacity):
+            if len(self.owners) == self._allocated:
                 wanted = min(max(4, 2 * self._allocated), self.most(self.capacity))
-                self._rebuild(range(len(self.slots)), wanted, self.capacity)
-            self.slots.append(Slot(np.empty(0, np.int32)))
-            return len(self.slots) - 1
-        free = [i for i, slot in enumerate(self.slots) if slot.owner is None]
-        cold = [i for i in free if i != best] or free
-        return min(cold, key=lambda i: self.slots[i].used, default=-1)
+                self._rebuild(range(len(self.owners)), wanted, self.capacity)
+            self.owners.append(None)
+            return self.book.add()
+        cold = free[free != best] if len(free) > 1 else free
+        return int(cold[book.used_S[cold].argmin()]) if len(cold) else -1
 
     def release(self, request: Request, broken: bool = False) -> None:
         """Frees the request's slot; its cache stays for who continues the path, unless it is broken (not finite)."""
         if request.slot < 0:
             return
-        slot = self.slots[request.slot]
         self._clock += 1
-        slot.owner, slot.known, slot.used = None, request.fed, self._clock
+        self.owners[request.slot] = None
+        self.book.leave(request.slot, 0 if broken else request.fed, self._clock)
         if broken:
-            slot.known = 0
             for pair in self._layers.values():
                 for tensor in pair:
                     tensor[request.slot] = 0
@@ -186,7 +171,7 @@ class Slots:
     def advance(self, request: Request, count: int) -> None:
         """Notes that ``count`` more ids of the request are in its slot."""
         request.fed += count
-        self.slots[request.slot].known = request.fed
+        self.book.follow(request.slot, request.path[: request.length], request.fed)
 
 
 def _restarted(request: Request) -> Request:

@@ -107,7 +107,7 @@ def test_longer_slots_push_out_the_cold_and_then_the_latest() -> None:
         filled(slots, request)
     slots.release(free)
     assert slots.hold(128) == []  # two of 128 fit: the free one goes
-    assert [slot.owner for slot in slots.slots] == [early, late]
+    assert slots.owners == [early, late]
     assert (held(slots, early), held(slots, late)) == ([2.0, 2.0], [3.0, 3.0])
     assert slots.hold(256) == [late]  # one of 256 fits
     assert (late.slot, late.fed, early.slot) == (-1, 0, 0) and held(slots, early) == [2.0, 2.0]
