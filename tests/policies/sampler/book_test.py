@@ -8,7 +8,8 @@ from polyturn.policies.sampler.book import Book
 
 
 def common(first: list[int], second: list[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def test_random_work_leaves_what_plain_lists_hold() -> None:
