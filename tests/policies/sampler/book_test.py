@@ -8,8 +8,8 @@ from polyturn.policies.sampler.book import Book
 
 
 def common(first: list[int], second: list[int]) -> int:
-    pairs = zip(first, second, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    most = min(len(first), len(second))
+    return next((i for i in range(most) if first[i] != second[i]), most)
 
 
 def test_random_work_leaves_what_plain_lists_hold() -> None:
