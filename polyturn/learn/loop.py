@@ -28,6 +28,7 @@ from polyturn.losses.weighting import token_mean
 from polyturn.policies.local import Local
 from polyturn.protocols import Curriculum, Filter, Match, Policy, Stateful, Verifier
 from polyturn.record.credit import Waiver, credit_rows
+from polyturn.record.read import read_metrics
 from polyturn.rollout.borrowed import borrowed
 from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches, score_with
@@ -139,7 +140,7 @@ async def train(
         stage.model.publish(stage.learner.version)
     run.recorder.tokenizer(stage.model.chat)
     run.progress.stage(stage.name, stage.iterations)
-    best = -np.inf
+    best = best_before(run, stage.name, done)
     for i in range(done, stage.iterations):
         if enough():
             break
@@ -156,6 +157,14 @@ async def train(
             run.save(stage.name, i + 1, stage.parts)
     stage.model.save(run.model_folder(stage.name))
     run.save(stage.name, stage.iterations, stage.parts)
+
+
+def best_before(run: Run, stage: str, done: int) -> float:
+    """The highest ``evaluate/score`` in the record of the first ``done`` iterations; minus infinity for none."""
+    rows = read_metrics(run.folder) if done else []
+    scores = [row["values"].get("evaluate/score", -np.inf) for row in rows
+              if row["stage"] == stage and row["iteration"] < done]
+    return max(scores, default=-np.inf)
 
 
 def passed(run: Run, stage: str, order: Sequence[str]) -> bool:

@@ -176,6 +176,26 @@ async def test_the_best_model_so_far_is_kept(tmp_path: Path) -> None:
     model.close()
 
 
+async def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
+    kept: list[tuple[str, int]] = []
+
+    async def part(iterations: int, given: list[float], *, resume: bool) -> None:
+        model, run = tiny_local(), a_run(tmp_path / "run", resume=resume)
+        scores, save = iter(given), model.save
+        model.save = lambda folder: (kept.append((folder.name, model.version)), save(folder))  # type: ignore[assignment, method-assign]
+
+        async def judge(done: int) -> float:
+            return next(scores)
+
+        await train(run, stage(model, iterations=iterations), evaluate=judge, evaluate_every=1)
+        run.recorder.close()
+        model.close()
+
+    await part(2, [0.9, 0.3], resume=False)
+    await part(4, [0.5, 0.95], resume=True)
+    assert [version for name, version in kept if name == "play-best"] == [1, 4]  # 0.5 is no new best
+
+
 def test_stages_passed_are_known_by_their_order(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     order = ("one", "two", "three")
