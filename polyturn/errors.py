@@ -48,7 +48,7 @@ class NotFinite(PolyturnError, ArithmeticError):
     """A reward, loss, gradient or weight came out as NaN or infinite."""
 
 
-class Stopped(PolyturnError):
+class Stopped(PolyturnError, RuntimeError):
     """Somebody asked a run at work to stop, and it did, with a checkpoint."""
 
 

@@ -119,7 +119,7 @@ class _Steps:
                 update = (row["attempt"], row["update"], row["policy"])
                 self._rows.setdefault(update, []).append(row)
                 self._wanted.setdefault(update, set()).add(key)
-                version = (row["attempt"], row["policy"], row["version"])
+                version = (row["attempt"], row["policy"], row.get("version"))
                 self._first[version] = min(row["update"], self._first.get(version, row["update"]))
         for update, keys in self._wanted.items():
             for key in keys:

@@ -234,10 +234,10 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     read = last if measured is None else measured
     columns = {"advantage_N": advantage_N, "weight_N": weight_N, "target_N": target_N}
     gaps = split_gaps(rule.loss, tokens, measured, last, columns, metrics["learner/loss"])
-    _tell(rule.loss, replace(turns, measured=read))
     waiver: Waiver = "demonstrations" if rule.demonstrations else ""
     account = account_of(
         rule.loss, tokens, measured, last, columns, rule=rule.in_words(), told=told, updates=rule.updates)
+    _tell(rule.loss, replace(turns, measured=read))
     rows = credit_rows(
         tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version, account=account)
     run.recorder.credit(i, rows)

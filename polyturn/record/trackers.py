@@ -8,6 +8,7 @@ to a folder (MLflow: or to the address of a server of one's own).
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -128,6 +129,9 @@ class _Trackio:
     """trackio's own SQLite file below ``TRACKIO_DIR``; it gives its own times."""
 
     def __init__(self, info: RunInfo, place: str, project: str) -> None:
+        if "trackio" in sys.modules:
+            raise BadInput("trackio is imported already, and has chosen its folder; export in a process of its own: "
+                           "polyturn track RUN --to trackio")
         os.environ["TRACKIO_DIR"] = str(_fresh(Path(place)))
         import trackio
 
@@ -148,6 +152,7 @@ class _Wandb:
     def __init__(self, info: RunInfo, place: str, project: str) -> None:
         import wandb
 
+        self._wandb = wandb
         settings = wandb.Settings(console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True)
         self._run = wandb.init(project=project, name=info.id, dir=str(_fresh(Path(place))), mode="offline",
                                config=dict(info.settings), settings=settings)
@@ -157,6 +162,7 @@ class _Wandb:
 
     def close(self, status: str) -> None:
         self._run.finish(exit_code=0 if status in {"finished", "running", "stopped"} else 1)
+        self._wandb.teardown()  # its service writes the rest of the file, and ends
 
 
 class _MLflow:

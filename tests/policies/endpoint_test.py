@@ -498,7 +498,7 @@ def test_it_loads_neither_torch_nor_transformers() -> None:
 class ByteChat:
     """Counts as the served policy does."""
 
-    tokenizer_sha256, template_sha256 = "t" * 64, "c" * 64
+    tokenizer_sha256, template_sha256, stop_ids = "t" * 64, "c" * 64, frozenset({10})
 
     def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         return BytePolicy().count(messages, tools)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,11 @@ def test_trackio_reads_the_same_numbers(folder: Path, monkeypatch: pytest.Monkey
     import sqlite3
 
     monkeypatch.setenv("TRACKIO_DIR", "")
-    assert export(folder, "trackio", project="games") == 3
+    words = ["-m", "polyturn", "track", str(folder), "--to", "trackio", "--project", "games"]
+    subprocess.run([sys.executable, *words], check=True, timeout=120, capture_output=True)
+    monkeypatch.setitem(sys.modules, "trackio", object())
+    with pytest.raises(BadInput, match="a process of its own"):
+        export(folder, "trackio", project="games")
     path, = (folder / "trackers" / "trackio").glob("games*.db")
     with sqlite3.connect(path) as db:
         rows = db.execute("select step, metrics from metrics order by step").fetchall()

@@ -53,7 +53,7 @@ def told(seen: Mapping[str, Any]) -> str:
     >>> image[3] = [[1, 0, 0]] * 3 + [[4, 2, 2]] + [[1, 0, 0]] * 3
     >>> print(told({"image": image, "direction": 0, "carrying": None}))
     You look east and carry nothing.
-    You see: a locked blue door, 3 ahead; a red ball, 2 ahead and 1 to the right.
+    You see: a red ball, 2 ahead and 1 to the right; a locked blue door, 3 ahead.
     Free cells: 2 ahead, 3 to the left, 3 to the right.
     """
     image = seen["image"]
