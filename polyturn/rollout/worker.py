@@ -315,7 +315,7 @@ def _read_only(values: dict[Any, Any]) -> Mapping[Any, Any]:
 
 
 def kill_tree(pid: int) -> int:
-    """How many processes were killed: this one and all its descendants."""
+    """How many processes were killed: this one and all its descendants, which are gone afterwards."""
     import psutil
 
     try:
@@ -328,6 +328,7 @@ def kill_tree(pid: int) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
             killed += 1
+    psutil.wait_procs(family[:-1], timeout=5.0)  # the root is waited for by who began it
     return killed
 
 
