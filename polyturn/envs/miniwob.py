@@ -10,7 +10,6 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +17,7 @@ from polyturn.envs.answers import check_seats, null_answer
 from polyturn.envs.browser import Chromium
 from polyturn.envs.install import installed
 from polyturn.envs.score import FinalScore
-from polyturn.envs.tasks import SPLITS
+from polyturn.envs.tasks import in_turn
 from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.seeds import derive
@@ -223,14 +222,7 @@ class MiniWob:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` without end, ``test`` of ``test_tasks`` tasks. Raises: UnknownName."""
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        numbers = count() if split == "train" else iter(range(self.test_tasks))
-        return (self._task(split, number) for number in numbers)
-
-    def _task(self, split: str, number: int) -> Task:
-        game, name = self.games[number % len(self.games)], self.spec.name
-        return Task(f"{name}/{split}/{game}/{number // len(self.games)}", name, {"game": game})
+        return in_turn(self.spec.name, "game", self.games, split, test=self.test_tasks)
 
     async def make(self, task: Task, seed: int) -> WebTask:
         """The page of the task and the seed."""

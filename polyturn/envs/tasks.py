@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from polyturn.envs.answers import check_seats, null_answer
 from polyturn.envs.score import scaled
@@ -27,6 +27,7 @@ from polyturn.protocols import Answer, Ask, Scores, Spec, Step
 from polyturn.seeds import generator
 from polyturn.types import Episode, Group, Limits, Message, Score, Seat, Stop, Task, user
 
+T = TypeVar("T")
 SPLITS: Final = ("train", "test")
 ROLES: Final = ("system", "user", "assistant", "tool")
 Reward = Callable[[Episode], float]
@@ -50,6 +51,36 @@ def numbered(
         raise UnknownName("split", split, SPLITS)
     indices = count() if split == "train" else iter(range(test))
     return (Task(f"{family}/{split}/{index}", family, payload(index), limits) for index in indices)
+
+
+def in_turn(family: str, key: str, kinds: Sequence[str], split: str, *, test: int) -> Iterator[Task]:
+    """Tasks of several kinds that take turns, the kind in the payload under ``key``; ``train`` without end, or ``test``
+    of them. Raises: UnknownName for any other split.
+
+    >>> [task.id for task in in_turn("maze", "level", ("easy", "hard"), "test", test=3)]
+    ['maze/test/easy/0', 'maze/test/hard/0', 'maze/test/easy/1']
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    numbers = count() if split == "train" else iter(range(test))
+    return (
+        Task(f"{family}/{split}/{kinds[n % len(kinds)]}/{n // len(kinds)}", family, {key: kinds[n % len(kinds)]})
+        for n in numbers
+    )
+
+
+def half_of(items: Sequence[T], split: str) -> list[tuple[int, T]]:
+    """(place, item) of a benchmark's own list: ``test`` has the even places, ``train`` the odd ones, ``all`` both.
+
+    Raises: UnknownName for any other split.
+
+    >>> half_of("abc", "test"), half_of("abc", "train")
+    ([(0, 'a'), (2, 'c')], [(1, 'b')])
+    """
+    odd = {"train": (1,), "test": (0,), "all": (0, 1)}
+    if split not in odd:
+        raise UnknownName("split", split, odd)
+    return [(place, item) for place, item in enumerate(items) if place % 2 in odd[split]]
 
 
 # ---------------------------------------------------------------- one's own data

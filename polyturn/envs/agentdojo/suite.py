@@ -17,7 +17,7 @@ from polyturn.envs.answers import check_seats, null_answer
 from polyturn.envs.install import installed
 from polyturn.envs.outside.process import Outside, ask_once
 from polyturn.envs.score import FinalScore
-from polyturn.envs.tasks import rounds
+from polyturn.envs.tasks import half_of, rounds
 from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.types import Call, Event, Group, Message, Part, Score, Seat, Stop, Task, Tool, assistant, system, user
@@ -34,7 +34,6 @@ ENVS = (
 )
 NAME: Final = "agentdojo"
 BACKEND: Final = Path(__file__).with_name("backend.py")
-SPLITS: Final = ("train", "test", "all")
 ATTACKS: Final = ("direct", "ignore_previous", "system_message", "injecagent", "important_instructions_no_names")
 """The package's attacks that name no model."""
 VERSIONS: Final = ("v1", "v1.1", "v1.1.1", "v1.1.2", "v1.2", "v1.2.1", "v1.2.2")
@@ -152,10 +151,7 @@ class AgentDojo:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` round and round, shuffled; ``test`` and ``all`` once. Raises: UnknownName."""
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        places = {"train": (1,), "test": (0,), "all": (0, 1)}[split]
-        users = [each["id"] for place, each in enumerate(self.described["users"]) if place % 2 in places]
+        users = [each["id"] for _, each in half_of(self.described["users"], split)]
         found = tuple(self._task(name, injection) for name in users for injection in self._injections())
         return rounds(self.spec.name, found) if split == "train" else iter(found)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from polyturn.envs.answers import check_seats, null_answer, random_answer
 from polyturn.envs.install import installed
 from polyturn.envs.outside.process import Outside, ask_once
 from polyturn.envs.score import FinalScore
-from polyturn.envs.tasks import SPLITS
+from polyturn.envs.tasks import in_turn
 from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.seeds import derive
@@ -203,14 +202,7 @@ class BabyAI:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` without end, ``test`` of ``test_tasks`` tasks. Raises: UnknownName."""
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        numbers = count() if split == "train" else iter(range(self.test_tasks))
-        return (self._task(split, number) for number in numbers)
-
-    def _task(self, split: str, number: int) -> Task:
-        level, name = self.levels[number % len(self.levels)], self.spec.name
-        return Task(f"{name}/{split}/{level}/{number // len(self.levels)}", name, {"level": level})
+        return in_turn(self.spec.name, "level", self.levels, split, test=self.test_tasks)
 
     async def make(self, task: Task, seed: int) -> Mission:
         """The mission of the task and the seed."""

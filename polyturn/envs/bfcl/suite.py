@@ -17,8 +17,8 @@ from polyturn.envs.bfcl.data import NAME, Category, gold_call, load
 from polyturn.envs.install import installed
 from polyturn.envs.outside.process import Outside
 from polyturn.envs.score import FinalScore
-from polyturn.envs.tasks import rounds
-from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
+from polyturn.envs.tasks import half_of, rounds
+from polyturn.errors import BadInput, EnvironmentFailed
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.types import Call, Event, Message, Part, Score, Seat, Stop, Task, Tool, assistant, user
 
@@ -37,7 +37,6 @@ MORE: Final = "I have updated some more functions you can choose from. What abou
 STEPS: Final = 20
 """A turn with more replies with calls than this ends the play, unsolved."""
 BACKEND: Final = Path(__file__).with_name("backend.py")
-SPLITS: Final = ("train", "test", "all")
 
 
 class FunctionCalls:
@@ -152,11 +151,9 @@ class Bfcl:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` round and round, shuffled; ``test`` and ``all`` once. Raises: UnknownName."""
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        name, odd = self.spec.name, {"train": (1,), "test": (0,), "all": (0, 1)}[split]
+        name = self.spec.name
         found = tuple(Task(f"{name}/{number}", name, {"entry": entry["id"]})
-                      for number, entry in enumerate(self.category.entries) if number % 2 in odd)
+                      for number, entry in half_of(self.category.entries, split))
         return rounds(name, found) if split == "train" else iter(found)
 
     async def make(self, task: Task, seed: int) -> FunctionCalls:

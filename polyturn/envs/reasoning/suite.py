@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from polyturn.envs.answers import check_seats, null_answer
 from polyturn.envs.install import installed
 from polyturn.envs.outside.process import Outside, ask_once
 from polyturn.envs.score import FinalScore
-from polyturn.envs.tasks import SPLITS
+from polyturn.envs.tasks import in_turn
 from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer, Ask, Spec, Step
 from polyturn.seeds import derive
@@ -109,14 +108,7 @@ class ReasoningGym:
 
     def tasks(self, split: str) -> Iterator[Task]:
         """``train`` without end, ``test`` of ``test_tasks`` tasks. Raises: UnknownName."""
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        numbers = count() if split == "train" else iter(range(self.test_tasks))
-        return (self._task(split, number) for number in numbers)
-
-    def _task(self, split: str, number: int) -> Task:
-        topic, name = self.topics[number % len(self.topics)], self.spec.name
-        return Task(f"{name}/{split}/{topic}/{number // len(self.topics)}", name, {"topic": topic})
+        return in_turn(self.spec.name, "topic", self.topics, split, test=self.test_tasks)
 
     async def make(self, task: Task, seed: int) -> Problem:
         """The problem of the task and the seed."""
