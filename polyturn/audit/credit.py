@@ -10,8 +10,8 @@ import numpy as np
 
 from polyturn.arrays import BoolArray
 from polyturn.audit.found import fault
-from polyturn.audit.paths import owners
 from polyturn.record.read import read_credit
+from polyturn.record.rules import owners
 from polyturn.types import Episode, Finding, Span, Trajectory, root_of
 
 ABOVE_ZERO = 1e-6
