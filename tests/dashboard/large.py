@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zlib import crc32
 
 from polyturn.record.write import open_run
@@ -20,11 +21,14 @@ GROUP = 8
 def large_run(folder: Path, episodes: int) -> Path:
     """The run, closed: two turns in three hold the words of :mod:`tests.dashboard.made`, each episode its own name,
     group, iteration and score."""
-    small = folder.with_name(folder.name + "-small")
-    made_run(small, iterations=1)
+    with TemporaryDirectory() as beside:
+        small = Path(beside) / "small"
+        made_run(small, iterations=1)
+        rows = {
+            name: [line for line in (small / f"{name}.jsonl").read_bytes().splitlines() if b'"mark"' not in line[:30]]
+            for name in ("turns", "episodes", "scores", "credit", "metrics")
+        }
     open_run(folder, recipe="large", settings={"seed": 0}, seeds={"seed": 0}).close()
-    rows = {name: [line for line in (small / f"{name}.jsonl").read_bytes().splitlines() if b'"mark"' not in line[:30]]
-            for name in ("turns", "episodes", "scores", "credit", "metrics")}
     for name, lines in rows.items():
         with (folder / f"{name}.jsonl").open("wb") as file:
             if name == "metrics":
