@@ -47,6 +47,7 @@ def written(name: str, text: str) -> Module:
 
 MODULES = [read(path) for path in sorted(PACKAGE.rglob("*.py"))]
 TESTS = [read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
+BENCHMARKS = [read(path) for path in sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 # ---------------------------------------------------------------- imports
 
@@ -302,6 +303,13 @@ def test_every_module_keeps(rule: Callable[[Module], list[str]]) -> None:
     assert not offences, "\n" + "\n".join(offences)
 
 
+@pytest.mark.parametrize("rule", [r for r in RULES if r not in {upward_imports, wrong_doors}], ids=lambda r: r.__name__)
+def test_benchmarks_keep(rule: Callable[[Module], list[str]]) -> None:
+    """Benchmarks are no part of the package, and may import what they measure; their style is the same."""
+    offences = [f"{module.name}: {offence}" for module in BENCHMARKS for offence in rule(module)]
+    assert BENCHMARKS and not offences, "\n" + "\n".join(offences)
+
+
 BREAKS: list[tuple[Callable[[Module], list[str]], str, str]] = [
     (relative_imports, "polyturn.ledger", "from .types import Span"),
     (upward_imports, "polyturn.types", "from polyturn.ledger import Ledger"),
@@ -406,7 +414,7 @@ def test_tests_mirror_the_package() -> None:
     folder may keep the one test of its name."""
     tests = {m.place for m in TESTS if m.name.endswith("_test")}
     mirrored = {(*place[:-1], place[-1].removesuffix("_test")) for place in tests}
-    modules = {m.place for m in MODULES}
+    modules = {m.place for m in MODULES} | {("benchmarks", *m.place) for m in BENCHMARKS}
     missing = {m.name for m in MODULES if behaves(m) and not {m.place, m.place[:-1]} & mirrored}
     strange = {
         "/".join(p) for p in mirrored

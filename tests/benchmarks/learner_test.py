@@ -1,0 +1,27 @@
+"""The comparison itself, on the first layers of the embedded model: both sides have the same loss and gradients."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.learner import apart, main
+
+
+def test_apart_by_hand() -> None:
+    # |(3, 4) - (0, 4)| / |(0, 4)| = 3 / 4
+    assert apart({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([0.0, 4.0])}) == pytest.approx(0.75)
+    with pytest.raises(AssertionError):
+        apart({"a": torch.zeros(1)}, {"b": torch.zeros(1)})
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_gradients_equal_those_of_trl(train: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--json", "--groups", "1", "--layers", "2", "--repeats", "1", "--dtype", "float32", "--train", train])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["details"][f"float32 {train}"]["gradients_apart"] < 1e-5
+    assert told["ratios"].keys() == {f"trl float32 {train}"}
+    assert 0 < told["limits"][f"matrix products float32 {train}"] < 1
