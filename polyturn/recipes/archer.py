@@ -113,10 +113,10 @@ STUDY = Study(
     outcome="return",
     arms={"archer": {"arm": "archer"}, "reinforce": {"arm": "reinforce"}, "no_replay": {"arm": "no_replay"},
           "no_v": {"arm": "no_v"}},
-    baseline="reinforce", tried=({"lr": 3e-4}, {"lr": 1e-3}),
+    baseline="reinforce", tried=({"lr": 1e-4}, {"lr": 3e-4}),
     fixed={
-        "model": "tiny", "questions": 8, "env_steps": 2000, "critic_updates": 40, "batch": 16, "actor_updates": 6,
-        "warmup": 2, "imitate": 60, "gamma": 0.9, "tau": 0.2, "critic_lr": 2e-3,
+        "model": "tiny", "words": 6, "questions": 8, "env_steps": 3000, "critic_updates": 15, "batch": 32,
+        "actor_updates": 3, "warmup": 8, "imitate": 60, "gamma": 0.9, "tau": 0.2, "critic_lr": 2e-3,
     },
     more=("score", "found"),
     curve="score/twenty_questions",
