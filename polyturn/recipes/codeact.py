@@ -55,7 +55,8 @@ STUDY = Study(
     tried=({"lr": 2e-3}, {"lr": 3e-3}), choose=(100, 101),
     fixed={"model": "tiny", "trajectories": 480, "updates": 600, "tokens": 400, "mix": 0.0, "before_tasks": 0,
            "test_tasks": 48, "reply_tokens": 96},
-    more=("success_few", "executable", "turns"), shares=("success_many", "success_few"), curve="learner/loss",
+    more=("success_few", "executable", "turns"), curve="learner/loss",
+    shares=("success_many", "success_few", "executable"),
 )
 TOPICS = ("rain", "bread", "the moon", "music", "a river", "chess", "tea", "winter", "maps", "bees", "glass", "sleep",
           "trains", "gold", "birds", "the sea", "salt", "snow", "books", "a garden")

@@ -44,6 +44,7 @@ STUDY = Study(
     fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "groups": 16, "rollouts": 4, "iterations": 40,
            "horizon": 12, "test_tasks": 64, "lr": 3e-4, "low": 0.5, "high": 1.2},
     choose=(100, 101),
+    shares=("success", "before"),
 )
 
 

@@ -57,6 +57,7 @@ STUDY = Study(
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}), more=("imitated", "reached", "static", "path", "train"), curve="learner/loss",
     fixed={"model": "tiny", "brief": True, "branching": "4,2", "sft_updates": 100, "sft_tasks": 6, "sft_lr": 3e-3,
            "iterations": 40, "steps": 12, "temperature": 1.0, "test_tasks": 40, "save_every": 100},
+    shares=("success", "imitated", "reached", "static", "path", "train"),
 )
 
 

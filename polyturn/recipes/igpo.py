@@ -59,6 +59,7 @@ STUDY = Study(
     fixed={"model": "tiny", "fresh": True, "people": 4, "listed": True, "steps": 4, "warm_updates": 60, "warm_lr": 3e-3,
            "skill": 0.2, "iterations": 8, "groups": 6, "rollouts": 6, "kl": 0.0, "test_tasks": 100},
     choose=(100, 101),
+    shares=("success", "zero_groups", "silent_groups", "support"),
 )
 
 

@@ -42,6 +42,7 @@ STUDY = Study(
     tried=({"lr": 1e-4}, {"lr": 3e-4}),
     fixed={"model": "tiny", "kinds": "set_colour", "orders": 1, "warm_updates": 80, "warm_episodes": 12,
            "iterations": 20, "groups": 6, "trials": 1},
+    shares=("success", "ask_rate", "sft_success", "sft_ask_rate"),
 )
 
 

@@ -117,6 +117,7 @@ STUDY = Study(
     },
     more=("accuracy_sft",), curve="evaluate/score",
     choose=(100, 101),
+    shares=("accuracy", "accuracy_sft"),
 )
 
 
