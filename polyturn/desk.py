@@ -28,6 +28,7 @@ from polyturn.types import (
     Trajectory,
     Turn,
 )
+from polyturn.waits import Waiting
 
 Clock = Callable[[], float]
 Forker = Callable[[Seat, Env | None], Awaitable[tuple[Env, Step]]]
@@ -253,8 +254,10 @@ class Desk:
         wait = self.log.call_timeout_s if seconds is None else min(seconds, self.log.call_timeout_s)
         call = model.sample(messages, tools=tools, sampling=sampling, written=grown.ledger.written)
         try:
-            async with asyncio.timeout(wait) as deadline:
-                return await call
+            with Waiting(f"seat {self.seat} of episode {self.log.episode_id}", f"policy {model.name}",
+                         f"reply {grown.calls}", wait):
+                async with asyncio.timeout(wait) as deadline:
+                    return await call
         except TimeoutError as error:
             if not deadline.expired():
                 raise

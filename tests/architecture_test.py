@@ -54,7 +54,7 @@ BENCHMARKS = [read(path) for path in sorted((ROOT / "benchmarks").rglob("*.py"))
 LAYER = {
     **dict.fromkeys(("types", "errors", "seeds", "paper", "cache"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs", "paths"), "1"),
-    **dict.fromkeys(("retrieval", "forest", "media", "told"), "1"),
+    **dict.fromkeys(("retrieval", "forest", "media", "told", "waits"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),
     **dict.fromkeys(("policies", "contexts", "agents", "envs", "verifiers", "advantages", "losses"), "2b"),
     **dict.fromkeys(("rollout", "learn"), "3a"),

@@ -1,22 +1,32 @@
-"""``polyturn doctor``: what is installed, what is missing, how fast this machine is and what will fit."""
+"""``polyturn doctor``: what is installed, how fast this machine is, what will fit; or who waits for whom in a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from polyturn.cli.parse import Parser, print_json, table_text
 
 REFERENCE_GFLOPS = 45.0
 """float32 speed of the two busy cores on which the recipes' foreseen times were measured (38 to 47, two threads)."""
+EXAMPLES = ("polyturn doctor", "polyturn doctor --json", "polyturn doctor --run runs/quickstart-20260101-120000")
 
 
 def command(name: str, arguments: list[str]) -> int:
     """0, or 1 where something stands in the way."""
-    parser = Parser(name, "What is installed, how fast this machine is, and what will fit. Ends with 1 where something "
-                    "stands in the way.", ["polyturn doctor", "polyturn doctor --json"])
-    parser.add_argument("--json", action="store_true", help="one object: packages, machine, speed, fits, findings ...")
+    parser = Parser(name, "What is installed, how fast this machine is, and what will fit; with --run, who waits for "
+                    "whom in a run. Ends with 1 where something stands in the way.", EXAMPLES)
+    parser.add_argument("--run", metavar="RUN", type=Path, help="a run folder: each seat, environment, sampler, "
+                        "learner, verifier and writer that waits, for whom, since when, its deadline; of a run that "
+                        "was killed, how it stood last")
+    parser.add_argument("--json", action="store_true", help="one object: packages, machine, speed, fits, findings ...; "
+                        "with --run: status, waits, threads, findings ...")
     asked = parser.all_known(arguments)
+    if asked.run is not None:
+        from polyturn.cli.doctor_run import doctor_run
+
+        return doctor_run(asked.run, as_json=asked.json)
     from polyturn.doctor import examine
 
     found = {**examine(), "quickstart_seconds": quickstart_seconds()}

@@ -50,7 +50,7 @@ COMMANDS = {
     "import": ("formats", "make a run of a file of another format"),
     "methods": ("listing", "list the methods that are carried, with papers"),
     "envs": ("listing", "list the environments, with packages and known scores"),
-    "doctor": ("doctor", "what is installed, how fast this machine is, what will fit"),
+    "doctor": ("doctor", "what is installed, how fast this machine is, what will fit; why a run stands still"),
     "new": ("scaffold", "write a new environment or recipe that passes its checks"),
     "runs": ("runs", "list run folders, their size, remove one"),
     "chat": ("chat", "talk to the model of a run"),

@@ -21,6 +21,7 @@ from polyturn.learn.memory import FreedMemory, keep_freed_memory
 from polyturn.losses.learned import Loss, Metrics
 from polyturn.paths import merged
 from polyturn.types import FloatArray, IntArray
+from polyturn.waits import waited
 
 
 class Published(Protocol):
@@ -82,6 +83,7 @@ class Learner:
 
     # ------------------------------------------------------------ reading
 
+    @waited("the loop", "the learner", "a measurement")
     @torch.no_grad()
     def measure(self, tokens: Tokens) -> Measured:
         """Log-probability, entropy and value heads of every token at the present weights, and the reference's.
@@ -158,6 +160,7 @@ class Learner:
 
     # ------------------------------------------------------------ learning
 
+    @waited("the loop", "the learner", "an update")
     def update(
         self, tokens: Tokens, measured: Measured | None, advantage_N: FloatArray, weight_N: FloatArray, loss: Loss, *,
         target_N: FloatArray | None = None, targets: Mapping[str, FloatArray] | None = None,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from polyturn.errors import BadInput, PolicyFailed
 from polyturn.seeds import generator
+from polyturn.waits import Waiting
 
 if TYPE_CHECKING:
     import httpx
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that may pass by themselves."""
 LONGEST_PAUSE_S = 30.0
+MOST_BYTES = 64 * 2**20
+"""The longest answer that is read, unpacked."""
 
 
 class _Again(Exception):
@@ -40,19 +43,20 @@ class Connection:
     """Requests to one server. ``counts`` says how often each kind of trouble was met.
 
     An attempt may take ``timeout_s``; all attempts of one request and the pauses between them ``deadline_s``.
-    ``pause_s`` doubles with each retry; a server's Retry-After goes before it. The key is the value of the environment
+    ``pause_s`` doubles with each retry; a server's Retry-After goes before it. Of an answer at most ``most_bytes`` are
+    read, and a redirection is not followed. The key is the value of the environment
     variable ``key_env`` at the time of each request (unset or ``""`` = none is sent).
     """
 
     def __init__(
         self, url: str, *, key_env: str, timeout_s: float = 120.0, deadline_s: float = 600.0, retries: int = 4,
-        pause_s: float = 1.0, clock: Callable[[], float] = time.monotonic,
+        pause_s: float = 1.0, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = plain_url(url)
         self.server = urlsplit(self.url).netloc
         self.key_env = key_env
         self.timeout_s, self.deadline_s = timeout_s, deadline_s
-        self.retries, self.pause_s = retries, pause_s
+        self.retries, self.pause_s, self.most_bytes = retries, pause_s, most_bytes
         self.counts: Counter[str] = Counter()
         self._clock = clock
         self._jitter = generator("connection", self.url)
@@ -81,10 +85,11 @@ class Connection:
                 if trouble.lost:
                     lost()
                 attempt += 1
-                pause = self._pause(trouble, attempt)
+                pause, said = self._pause(trouble, attempt), str(trouble)
                 self._give_up(trouble, attempt, pause, ends - self._clock())
             self.counts["retries"] += 1
-            await asyncio.sleep(pause)
+            with Waiting(f"a call of {self.server}", "the next attempt", f"attempt {attempt} failed: {said}", pause):
+                await asyncio.sleep(pause)
 
     def _pause(self, trouble: _Again, attempt: int) -> float:
         if trouble.wait_s is not None:
@@ -108,8 +113,9 @@ class Connection:
         key = self._key()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            async with asyncio.timeout(max(seconds, 0)):
-                response = await self._open().request(method, self.url + path, json=body, headers=headers)
+            with Waiting("a call", f"server {self.server}", f"{method} {path}", max(seconds, 0)):
+                async with asyncio.timeout(max(seconds, 0)):
+                    response, content = await self._answer(method, path, body, headers)
         except TimeoutError:
             raise _Again("timeouts", f"no whole answer within {seconds:.1f} s", lost=True) from None
         except httpx.ConnectError as error:
@@ -117,16 +123,31 @@ class Connection:
         except httpx.HTTPError as error:
             text = f"the connection broke: {type(error).__name__} {_told(str(error), key)}".rstrip()
             raise _Again("broken", text, lost=True) from None
+        said = _told(content[:4000].decode("utf-8", "replace"), key)
         if response.status_code in RETRIED:
-            text = f"HTTP {response.status_code} {_told(response.text, key)}".rstrip()
+            text = f"HTTP {response.status_code} {said}".rstrip()
             raise _Again(f"http_{response.status_code}", text, wait_s=retry_after(response.headers.get("retry-after")))
         if response.status_code != 200:
-            raise PolicyFailed(self._refusal(response.status_code, _told(response.text, key)))
+            raise PolicyFailed(self._refusal(response.status_code, said))
         try:
-            return json.loads(response.content)
-        except ValueError as error:
-            text = f"an answer of {len(response.content)} bytes that is no JSON: {_told(str(error), key)}"
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            text = f"an answer of {len(content)} bytes that is no JSON: {_told(str(error), key)}"
             raise _Again("cut", text, lost=True) from None
+
+    async def _answer(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> tuple[httpx.Response, bytes]:
+        """The response and its unpacked body. Raises: PolicyFailed for a body longer than is read, whatever length it
+        told."""
+        content = bytearray()
+        async with self._open().stream(method, self.url + path, json=body, headers=headers) as response:
+            async for piece in response.aiter_bytes(65536):
+                content += piece
+                if len(content) > self.most_bytes:
+                    raise PolicyFailed(f"{self.server} sent more than {self.most_bytes} bytes in one answer; "
+                                       "most_bytes is the most that is read")
+        return response, bytes(content)
 
     def _refusal(self, status: int, text: str) -> str:
         if status in {401, 403}:

@@ -20,6 +20,7 @@ from polyturn.errors import BadInput, Stopped, UnknownName
 from polyturn.record.run import is_locked, read_info
 from polyturn.record.table import as_line, is_whole, lines_from
 from polyturn.types import EMPTY, Limits
+from polyturn.waits import Waiting
 
 FILE = "control.jsonl"
 COMMANDS = {
@@ -163,7 +164,8 @@ class Control:
                                   f"{self.folder} goes on")
             if not paused:
                 return
-            await self.sleep(POLL_S)
+            with Waiting("the loop", "somebody", f"polyturn ctl {self.folder} resume, or stop"):
+                await self.sleep(POLL_S)
 
     def limits(self, own: Limits) -> Limits:
         """The limits of a match under what is set."""

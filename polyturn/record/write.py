@@ -39,7 +39,9 @@ from polyturn.record.run import (
 )
 from polyturn.record.shape import column_name, columns, shape_of, written
 from polyturn.record.table import TABLES, Table, as_line, check_mark
+from polyturn.record.waits import WaitsFile
 from polyturn.types import EMPTY, Episode, Message, Score, Seat, Span, Trajectory, Turn
+from polyturn.waits import Waiting
 
 if TYPE_CHECKING:
     from polyturn.chat import Chat
@@ -92,6 +94,7 @@ class RunRecorder:
             self._lock.free()
             raise
         self.attempt = self.info.attempts[-1].number
+        self._waits = WaitsFile(self.folder, self.attempt)
 
     def _begun(self, info: RunInfo | None) -> RunInfo:
         now = self._clock()
@@ -207,6 +210,7 @@ class RunRecorder:
             for table in self._tables.values():
                 table.close()
             self._tables = {}
+            self._waits.close()
             ended = replace(self.info.attempts[-1], ended=self._clock(), status=status, reason=reason)
             self.info = replace(self.info, attempts=(*self.info.attempts[:-1], ended))
             write_info(self.folder, self.info)
@@ -225,11 +229,14 @@ class RunRecorder:
     def _append(self, table: str, *rows: Mapping[str, Any]) -> None:
         if not self._tables:
             raise BadInput(f"the record of {self.folder} is closed; open the run again with resume=True")
-        self._tables[table].append([as_line(row, table) for row in rows])
+        lines = [as_line(row, table) for row in rows]
+        with Waiting("the record", "the disk", f"{table}.jsonl takes {len(lines)} rows"):
+            self._tables[table].append(lines)
 
     def _sync(self) -> None:
-        for table in self._tables.values():
-            table.sync()
+        with Waiting("the record", "the disk", "the tables are synced"):
+            for table in self._tables.values():
+                table.sync()
         self._synced = time.monotonic()
 
     def _play(self, episode_id: str, at: int) -> _Play:

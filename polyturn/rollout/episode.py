@@ -20,6 +20,7 @@ from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder,
 from polyturn.rollout.world import Rules, World, fork, over
 from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Seat, Stop, root_of
+from polyturn.waits import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,9 @@ class _Table:
 
     async def _make(self) -> Env:
         spec = self.match.suite.spec
-        async with asyncio.timeout(spec.step_timeout_s):
-            made: Any = await self.match.suite.make(self.match.task, self.match.seed)
+        with Waiting(f"episode {self.log.episode_id}", f"suite {spec.name}", "make()", spec.step_timeout_s):
+            async with asyncio.timeout(spec.step_timeout_s):
+                made: Any = await self.match.suite.make(self.match.task, self.match.seed)
         if spec.worker == "none":
             env: Env = made
             return env

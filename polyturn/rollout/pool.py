@@ -10,6 +10,7 @@ from polyturn.errors import BadInput
 from polyturn.protocols import Match, Policy, Recorder
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.types import Episode, Group
+from polyturn.waits import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,15 @@ async def play(
         return episode
 
     tasks: dict[tuple[int, int], asyncio.Task[Episode]] = {}
-    async with asyncio.TaskGroup() as running:
-        for index, match in enumerate(matches):
-            for trial in range(match.rollouts):
-                tasks[index, trial] = running.create_task(one(index, trial))
+    def count() -> str:
+        ended = sum(task.done() for task in tasks.values())
+        return f"{ended} of {len(tasks)} have ended, at most {pool.concurrency} are played at once"
+
+    with Waiting("the loop", f"episodes of {label}", count):
+        async with asyncio.TaskGroup() as running:
+            for index, match in enumerate(matches):
+                for trial in range(match.rollouts):
+                    tasks[index, trial] = running.create_task(one(index, trial))
     return [
         tuple(tasks[index, trial].result() for trial in range(match.rollouts)) for index, match in enumerate(matches)
     ]

@@ -9,6 +9,7 @@ from math import isfinite
 from polyturn.errors import BadInput, NotFinite
 from polyturn.protocols import Match, Recorder, Scores, Suite, Verifier
 from polyturn.types import Episode, Group
+from polyturn.waits import Waiting
 
 
 async def score_matches(
@@ -40,7 +41,8 @@ async def score_with(
 ) -> list[Group]:
     """As :func:`score_groups`, by any verifier: beside a suite's own score, one more channel of its own name."""
     whole = [tuple(episode for episode in group if not _broke(episode)) for group in groups]
-    scores = await verifier([group for group in whole if group])
+    with Waiting("the loop", f"verifier {verifier.name}", f"scores of {sum(map(len, whole))} episodes"):
+        scores = await verifier([group for group in whole if group])
     _check_scores(verifier.name, scores, [episode for group in whole for episode in group])
     if recorder is not None:
         recorder.scores(verifier.name, scores)

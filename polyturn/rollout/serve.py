@@ -23,6 +23,7 @@ from polyturn.protocols import Ask
 from polyturn.rollout import requests
 from polyturn.rollout.requests import Memory, Reply, Request
 from polyturn.types import IntArray, Message, Sampling, Turn, assistant
+from polyturn.waits import Waiting
 
 if TYPE_CHECKING:
     import uvicorn
@@ -345,8 +346,9 @@ class Served:
         left = desk.left.seconds
         wait = self.timeout_s if left is None else min(left, self.timeout_s)
         try:
-            async with asyncio.timeout(wait) as deadline:
-                said = await self.harness(address.url, address.token, ask)
+            with Waiting(f"seat {desk.seat} of episode {desk.log.episode_id}", "its harness", "an act", wait):
+                async with asyncio.timeout(wait) as deadline:
+                    said = await self.harness(address.url, address.token, ask)
         except Exception as error:
             if deadline.expired():
                 raise _late(desk, wait, spent=wait == left) from error

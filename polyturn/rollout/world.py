@@ -12,6 +12,7 @@ from polyturn.desk import Budget, Log
 from polyturn.errors import EnvironmentFailed
 from polyturn.protocols import Ask, Env, Spec, Step
 from polyturn.types import Event, Message, Seat, Stop, root_of
+from polyturn.waits import Waiting
 
 T = TypeVar("T")
 MakeEnv = Callable[[], Awaitable[Env]]
@@ -92,8 +93,10 @@ class World:
     async def _within(self, call: Awaitable[T], name: str) -> T:
         seconds = self.rules.spec.step_timeout_s
         try:
-            async with asyncio.timeout(seconds) as deadline:
-                return await call
+            with Waiting(f"episode {self.rules.log.episode_id}", f"environment {self.rules.spec.name}", f"{name}()",
+                         seconds):
+                async with asyncio.timeout(seconds) as deadline:
+                    return await call
         except TimeoutError as error:
             if not deadline.expired():
                 raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() raised TimeoutError: {error}") from error

@@ -14,6 +14,7 @@ import torch
 from polyturn.errors import PolicyFailed, PolyturnError
 from polyturn.policies.sampler.draw import draw
 from polyturn.policies.sampler.request import Outcome, Request
+from polyturn.waits import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class Engine:
             self._refuse_closed()
             self._commands.append((command, future))
             self._changed.notify()
-        return future.result()
+        with Waiting("the loop", f"{self._thread.name}", "that the requests at work are answered"):
+            return future.result()
 
     def _refuse_closed(self) -> None:
         if self._closing or not self._thread.is_alive():
@@ -158,7 +160,8 @@ class Engine:
     def _step(self) -> None:
         batch = list(self._working)
         before = {request.order: (min(request.fed, request.prompt), request.length) for request in batch}
-        ready, logits, lost = self.stepper.step(batch)
+        with Waiting(self._thread.name, "its model", f"a forward over {len(batch)} of its requests"):
+            ready, logits, lost = self.stepper.step(batch)
         for request in lost:
             self._working.remove(request)
             with self._changed:

@@ -1,0 +1,92 @@
+"""Who waits for whom in this process at this moment, so that a run that stands still can be asked why.
+
+Whatever waits says so while it does: a seat for its policy, an episode for its environment, the loop for the learner.
+That is one entry in a mapping, put there and taken away; a thread of the record writes them down
+(:mod:`polyturn.record.waits`). Nobody waits longer or shorter because of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import ParamSpec, TypeVar
+
+P, R = ParamSpec("P"), TypeVar("R")
+FRAMES = 4
+"""How many of a thread's innermost places are told."""
+_NUMBERS = itertools.count()
+_OPEN: dict[int, Waiting] = {}
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One wait, open while it is entered: ``with Waiting("seat agent of e.0", "policy main", "a reply", 600): ...``.
+
+    ``what`` may be a function, called when somebody looks. ``deadline_s`` is the most that this wait may take; None
+    where it may take for ever, as for a person.
+    """
+
+    who: str
+    whom: str
+    what: str | Callable[[], str]
+    deadline_s: float | None = None
+    since: float = 0.0
+    """On the clock ``time.monotonic``."""
+    number: int = -1
+
+    def __enter__(self) -> Waiting:
+        self.since = time.monotonic()
+        self.number = next(_NUMBERS)
+        _OPEN[self.number] = self
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        _OPEN.pop(self.number, None)
+
+
+def waited(who: str, whom: str, what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that is a wait for as long as it computes: ``@waited("the loop", "the learner", "an update")``."""
+    def of(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def told(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Waiting(who, whom, what):
+                return function(*args, **kwargs)
+
+        return told
+
+    return of
+
+
+def waits() -> list[Waiting]:
+    """The open waits of the process, the oldest first.
+
+    >>> with Waiting("a", "b", "an answer", 5.0):
+    ...     [(wait.who, wait.whom, wait.deadline_s) for wait in waits() if wait.who == "a"]
+    [('a', 'b', 5.0)]
+    """
+    return sorted(list(_OPEN.values()), key=lambda wait: wait.since)
+
+
+def places() -> dict[str, list[str]]:
+    """Name of each thread -> where it is, the innermost first: ``learner.py:220 update``. Asked from another thread,
+    it tells what the main thread computes or hangs in."""
+    frames = sys._current_frames()
+    own = threading.get_ident()
+    return {thread.name: _place(frames[thread.ident]) for thread in threading.enumerate()
+            if thread.ident in frames and thread.ident != own}
+
+
+def _place(frame: FrameType | None) -> list[str]:
+    found: list[str] = []
+    while frame is not None and len(found) < FRAMES:
+        code = frame.f_code
+        found.append(f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}")
+        frame = frame.f_back
+    return found
