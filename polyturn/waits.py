@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
@@ -82,3 +84,48 @@ async def test_an_empty_key_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
             await connection.ask("GET", "/models")
         await connection.close()
     assert "authorization" not in server.asked[0]["headers"]
+
+
+# ---------------------------------------------------------------- servers that mean harm
+
+
+async def refused(answer: Answer, **settings: Any) -> tuple[str, Server, Connection]:
+    """What is said of a server that answers so."""
+    async with Server([answer]) as server:
+        connection = Connection(server.url, key_env="", pause_s=0.0, retries=1, **settings)
+        with pytest.raises(PolicyFailed) as caught:
+            await connection.ask("POST", "/x", {})
+        await connection.close()
+    return str(caught.value), server, connection
+
+
+async def test_more_than_is_read_ends_the_answer_at_once() -> None:
+    text, server, _ = await refused(Answer(b"1" * 300_000), most_bytes=100_000)
+    assert "more than 100000 bytes" in text and len(server.asked) == 1
+
+
+async def test_an_answer_that_unpacks_to_more_than_is_read() -> None:
+    bomb = gzip.compress(b"1" * 20_000_000)
+    assert len(bomb) < 30_000
+    text, _, _ = await refused(Answer(bomb, headers={"content-encoding": "gzip"}), most_bytes=100_000)
+    assert "more than 100000 bytes" in text
+    text, _, connection = await refused(Answer(b"no gzip", headers={"content-encoding": "gzip"}))
+    assert "the connection broke: DecodingError" in text and connection.counts["broken"] == 2
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"1" * 5000, b'{"a": "\xff"}', b""])
+async def test_json_that_cannot_be_read_is_a_cut_answer(body: bytes) -> None:
+    text, _, connection = await refused(Answer(body))
+    assert f"an answer of {len(body)} bytes that is no JSON" in text and "\n" not in text
+    assert connection.counts["cut"] == 2
+
+
+async def test_a_redirection_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key goes to the server that it is for."""
+    monkeypatch.setenv("POLYTURN_TEST_KEY", "secret")
+    async with Server([Answer({})]) as other, Server([Answer({}, 307, {"location": f"{other.url}/x"})]) as server:
+        connection = Connection(server.url, key_env="POLYTURN_TEST_KEY")
+        with pytest.raises(PolicyFailed, match="HTTP 307"):
+            await connection.ask("POST", "/x", {})
+        await connection.close()
+    assert server.asked[0]["headers"]["authorization"] == "Bearer secret" and not other.asked

@@ -58,7 +58,8 @@ class Server:
         await asyncio.sleep(answer.delay_s)
         if answer.hang_up:
             return
-        body = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
+        body = answer.body if isinstance(answer.body, bytes) else answer.body.encode() if isinstance(
+            answer.body, str) else json.dumps(answer.body).encode()
         head = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
         lines = [f"HTTP/1.1 {answer.status} said", *(f"{k}: {v}" for k, v in {**head, **answer.headers}.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body[: answer.cut])
