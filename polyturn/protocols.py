@@ -223,7 +223,8 @@ class Context(Protocol):
 
 @runtime_checkable
 class Toolbox(Protocol):
-    """Agent-side tools; calls by other names go to the environment."""
+    """Agent-side tools; calls by other names go to the environment. May also have ``async open()``, awaited before the
+    tools are asked for, and ``async close()``, awaited when the episode ends; one toolbox serves one episode then."""
 
     def tools(self) -> tuple[Tool, ...]: ...
     async def call(self, call: Call) -> Message: ...

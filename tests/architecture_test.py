@@ -140,6 +140,7 @@ DOORS = {
     "ray": {"rollout.cluster"},
     "playwright": {"envs.browser", "envs.gui_lab", "envs.miniwob"},
     "bm25s": {"retrieval"},
+    "mcp": {"tools.mcp"},
     **{package: {"record.trackers"} for package in ("tensorboard", "trackio", "wandb", "mlflow")},
     **{package: {f"envs.{adapter}"} for package, adapter in ENVIRONMENTS.items()},
 }

@@ -86,12 +86,3 @@ def observed(ran: Ran, most: int) -> str:
     cut = ran.dropped + max(0, len(ran.output) - room)
     printed = replace(ran, output=ran.output[:room], dropped=cut, error="", lost=False).text()
     return "\n".join(part for part in (printed, wrong) if part) or SILENT
-
-
-def shortened(text: str, most: int) -> str:
-    """The first ``most`` characters, with a mark where there were more.
-
-    >>> shortened("abcdef", 3)
-    'abc\\n[3 more characters were cut]'
-    """
-    return text if len(text) <= most else f"{text[:most]}\n[{len(text) - most} more characters were cut]"

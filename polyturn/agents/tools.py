@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from polyturn.agents.chat import heard
 from polyturn.desk import Desk
+from polyturn.errors import BudgetSpent
 from polyturn.protocols import Ask, Context, Toolbox, View
-from polyturn.types import Message, Sampling, system
+from polyturn.types import Call, Message, Sampling, system
 
 
 @dataclass
 class ToolAgent:
     """Runs the calls that name its own tools and asks the policy again; a reply with any other call, or with none, is
-    the act. Each own call costs a tool call of the budget.
+    the act. Each own call costs a tool call of the budget, and must be answered within the seat's time. A toolbox
+    that has ``open`` and ``close`` is opened before the first call and closed with the episode.
     """
 
     toolbox: Toolbox
@@ -27,6 +30,8 @@ class ToolAgent:
         if not self.history and self.system:
             self.history = [system(self.system, origin="injected")]
         self.history = heard(self.history, ask)
+        if (opened := getattr(self.toolbox, "open", None)) is not None:
+            await opened()
         own = {tool.name for tool in self.toolbox.tools()}
         while True:
             view = View(tuple(self.history)) if self.context is None else await self.context.view(self.history, desk)
@@ -38,6 +43,20 @@ class ToolAgent:
             if not reply.calls or any(call.name not in own for call in reply.calls):
                 return reply
             for call in reply.calls:
-                desk.budget.check("tool_calls")
-                desk.budget.charge(tool_calls=1)
-                self.history.append(await self.toolbox.call(call))
+                self.history.append(await self._answered(call, desk))
+
+    async def close(self) -> None:
+        """Closes the toolbox, where it can be closed."""
+        if (close := getattr(self.toolbox, "close", None)) is not None:
+            await close()
+
+    async def _answered(self, call: Call, desk: Desk) -> Message:
+        desk.budget.check("tool_calls")
+        desk.budget.charge(tool_calls=1)
+        try:
+            async with asyncio.timeout(desk.left.seconds) as deadline:
+                return await self.toolbox.call(call)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise BudgetSpent(f"seconds: {desk.budget.limits.seconds} spent") from error

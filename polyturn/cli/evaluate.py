@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from polyturn.cli.mcp import add_servers, agent_with, armed, offered, servers_of
 from polyturn.cli.parse import Parser, check_flags, finite, not_negative, positive, print_json, whole
 from polyturn.errors import BadInput
 
@@ -23,6 +24,7 @@ EXAMPLES = (
     "polyturn eval guess_the_number --policy random -n 4", "polyturn eval quickstart --policy base --json",
     "polyturn eval quickstart --policy runs/quickstart-20260101-120000",
     "polyturn eval tic_tac_toe --policy http://localhost:8000/v1 --model Qwen/Qwen3-8B",
+    "polyturn eval my_tasks.py --policy http://localhost:8000/v1 --model Qwen/Qwen3-8B --mcp 'uvx mcp-server-time'",
     "polyturn eval --resume runs/eval-tic_tac_toe-20260101-120000",
 )
 RECIPE = "eval"
@@ -61,6 +63,7 @@ def _parser() -> Parser:
     parser.add_argument("--retries", type=whole, default=0, help="how often an episode that broke is played again (0)")
     add_sampling(parser)
     add_means(parser)
+    add_servers(parser)
     parser.add_argument("--concurrency", type=positive, default=64, help="episodes that run together (64)")
     parser.add_argument("--deterministic", action="store_true", help="same episodes every time; slower")
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="where run folders are made (runs)")
@@ -117,6 +120,7 @@ Reports: TypeAlias = Mapping[str, Mapping[str, float]]
 async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports]:
     """The result of the asked policy on the asked subject, and what the suites report; all of it is recorded."""
     from polyturn.cli.policy import check_policy, open_policy, seated
+    from polyturn.cli.recipe import is_recipe
     from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
     from polyturn.evaluate.recorded import EVALUATE, played
@@ -125,16 +129,23 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     from polyturn.types import Episode, Sampling
 
     check_policy(asked.policy)
+    servers = servers_of(asked)
+    if servers and is_recipe(asked.subject):
+        raise BadInput(f"{asked.subject} is a recipe, which says itself what tools its agents have; leave out --mcp")
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask,
                    split=asked.split)
     before = played(Path(asked.folder)) if asked.resume else {}
     matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
+    tools = await offered(servers) if servers else ()
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
     recorder = recorder_of(asked, settings)
     recorder.tokenizer(getattr(policy, "chat", None))
     progress.stage(f"eval {asked.subject} with {asked.policy}", sum(m.rollouts for m in matches) - len(before))
+    if servers:
+        progress.note(f"tools of --mcp: {', '.join(tool.name for tool in tools)}")
+        matches = armed(matches, agent_with(servers, sampling, media=recorder.media))
     done = iter(range(sys.maxsize))
 
     def finished(episode: Episode) -> None:

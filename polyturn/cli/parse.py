@@ -99,6 +99,13 @@ def not_negative(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """A finite number above 0, for ``type=``."""
+    if not (value := not_negative(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
 def table_text(rows: Sequence[Sequence[str]]) -> str:
     """Rows in aligned columns, the first row a heading.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from polyturn.cli.evaluate import add_means, add_sampling, closed, means_of
+from polyturn.cli.mcp import add_servers, agent_with, armed, offered, servers_of
 from polyturn.cli.parse import Parser, positive, print_json
 from polyturn.errors import BadInput
 from polyturn.protocols import Match
@@ -38,6 +39,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other worlds (0)")
     add_sampling(parser)
     add_means(parser)
+    add_servers(parser)
     parser.add_argument("--json", action="store_true", help="the episodes as one JSON object on the last line")
     return parser
 
@@ -56,9 +58,13 @@ async def watch(asked: argparse.Namespace) -> list[Group]:
         print(text, file=sys.stderr if asked.json else sys.stdout, flush=True)
 
     check_policy(asked.policy)
+    servers = servers_of(asked)
     suite = suite_of(asked.subject)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     matches = held_out(suite, tasks=asked.episodes, trials=1, sampling=sampling, mask=asked.mask, seed=asked.seed)
+    if servers:
+        show(f"tools of --mcp: {', '.join(tool.name for tool in await offered(servers))}")
+        matches = armed(matches, agent_with(servers, sampling))
     matches = seated(asked.policy, [_taken(match, asked.seat) for match in matches])
     person = Person(lambda: read_line("> "), show, name="person")
     needed = any(player.policy == MAIN for match in matches for player in match.cast.values())

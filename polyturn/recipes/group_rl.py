@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
+from polyturn.cli.mcp import agent_with
 from polyturn.cli.subject import free_seats, suite_of
 from polyturn.cli.subject import held_out as test_matches
+from polyturn.errors import BadInput
 from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
 from polyturn.evaluate.compare import paired
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
@@ -31,6 +33,7 @@ from polyturn.policies.local import Local
 from polyturn.protocols import AgentMaker, Match, Player, Policy, Suite
 from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import Pool
+from polyturn.tools.mcp import McpServer
 from polyturn.types import Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
@@ -48,6 +51,8 @@ class Settings:
     """Fixes tasks, worlds and every draw."""
     system: str = ""
     """The system message."""
+    mcp: str = ""
+    """Command line or http address of an MCP server whose tools the agent may call, started anew for each episode."""
     warm_updates: int = 0
     """Updates on play by the environment's scripted solver, before reinforcement learning."""
     warm_episodes: int = 16
@@ -140,6 +145,10 @@ def foresee(settings: Settings) -> dict[str, Any]:
 def player(settings: Settings) -> AgentMaker:
     """A maker of the agent that plays: full history, one call for each ask."""
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    if settings.mcp and settings.mask:
+        raise BadInput("mask allows only the replies of the environment, so no call of a tool of mcp; leave out one")
+    if settings.mcp:
+        return agent_with((McpServer(settings.mcp),), sampling, settings.system)
     return partial(ChatAgent, settings.system, sampling=sampling, mask=settings.mask)
 
 

@@ -125,6 +125,15 @@ def read(tool: Tool, texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def shortened(text: str, most: int) -> str:
+    """The first ``most`` characters, with a mark where there were more.
+
+    >>> shortened("abcdef", 3)
+    'abc\\n[3 more characters were cut]'
+    """
+    return text if len(text) <= most else f"{text[:most]}\n[{len(text) - most} more characters were cut]"
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

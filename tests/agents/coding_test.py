@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyturn.agents.coding import in_namespace, observed, shortened, through_gate, unfenced, value_of
+from polyturn.agents.coding import in_namespace, observed, through_gate, unfenced, value_of
 from polyturn.protocols import Ask
 from polyturn.tools.functions import ToolFailed
 from polyturn.tools.sandbox.interpreter import Ran, Sandbox
@@ -48,7 +48,6 @@ def test_values_and_fences() -> None:
         {"a": 1}, 3, "x", "", "[" * 100_000]
     assert unfenced("```\na\nb```") == "a\nb" and unfenced("text ```a```") == "text ```a```"
     assert in_namespace([ADD]) == {"add": "add(a: int, b: int = None): A sum."}
-    assert shortened("abc", 3) == "abc"
 
 
 def test_what_is_read_of_a_run_fits_and_is_never_empty() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from polyturn.audit.report import audit_run
-from polyturn.errors import UnknownName
+from polyturn.errors import BadInput, UnknownName
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.learn.run import Run
 from polyturn.policies.local import Local
@@ -98,3 +100,17 @@ async def test_the_saved_model_plays_as_the_trained_one_did(tmp_path: Path) -> N
 
 def turn_texts(episode: Episode) -> list[str]:
     return [t.messages[turn.reply].text for t in episode.trajectories for turn in t.turns]
+
+
+async def test_tools_of_a_server_are_offered_in_every_episode(tmp_path: Path) -> None:
+    server = f"{sys.executable} -I -S {Path(__file__).parents[1] / 'tools' / 'plain_server.py'}"
+    settings = Settings("guess_the_number", str(tiny_folder(tmp_path / "model")), mcp=server,
+                        **{**SMALL, "iterations": 1, "groups": 1, "test_tasks": 1})
+    run = await finished(tmp_path / "run", settings)
+    episodes = list(read_episodes(run.folder))
+    assert len(episodes) == 4 and {episode.stop.kind for episode in episodes} <= {"done", "truncated"}
+    for episode in episodes:
+        assert [tool.name for tool in episode.trajectories[0].tools][:1] == ["add"]
+    assert audit_run(run.folder).faults == []
+    with pytest.raises(BadInput, match="leave out one"):
+        await main(replace(settings, mask=True), run)

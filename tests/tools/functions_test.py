@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from polyturn.tools.functions import Functions, ToolFailed, fitting, named, read, signature
+from polyturn.tools.functions import Functions, ToolFailed, fitting, named, read, shortened, signature
 from polyturn.types import Tool
 
 SCHEMA = {
@@ -18,6 +18,11 @@ HOTEL = Tool("hotel", "Price of a stay.", SCHEMA)
 def test_the_signature_is_read_off_the_schema() -> None:
     assert signature(HOTEL) == "hotel(city: str, nights: int, pool: bool = None, near: list = None)"
     assert signature(Tool("now")) == "now()"
+
+
+def test_texts_are_cut_with_a_mark() -> None:
+    assert shortened("abc", 3) == "abc"
+    assert shortened("abcde", 3) == "abc\n[2 more characters were cut]"
 
 
 def test_a_call_reaches_the_function_with_named_arguments() -> None:

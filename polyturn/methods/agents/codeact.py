@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from polyturn.agents.coding import called, in_namespace, observed, shortened, through_gate, unfenced, value_of
+from polyturn.agents.coding import called, in_namespace, observed, through_gate, unfenced, value_of
 from polyturn.calls import read_json
 from polyturn.desk import Desk
 from polyturn.errors import BadInput, BudgetSpent, UnknownName
 from polyturn.paper import Paper
 from polyturn.programs import Use, as_agent
 from polyturn.protocols import AgentMaker, Ask
-from polyturn.tools.functions import ToolFailed, fitting, named, read, signature
+from polyturn.tools.functions import ToolFailed, fitting, named, read, shortened, signature
 from polyturn.tools.sandbox.interpreter import Sandbox
 from polyturn.types import Episode, Group, Message, Sampling, Seat, Tool, user
 
