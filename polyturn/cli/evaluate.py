@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,8 +17,10 @@ from polyturn.errors import BadInput
 if TYPE_CHECKING:
     from polyturn.cli.policy import Means
     from polyturn.evaluate.benchmark import Result
+    from polyturn.progress import Progress
     from polyturn.protocols import Match
     from polyturn.record.write import RunRecorder
+    from polyturn.types import Episode
 
 EXAMPLES = (
     "polyturn eval guess_the_number --policy random -n 4", "polyturn eval quickstart --policy base --json",
@@ -120,24 +122,21 @@ Reports: TypeAlias = Mapping[str, Mapping[str, float]]
 async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports]:
     """The result of the asked policy on the asked subject, and what the suites report; all of it is recorded."""
     from polyturn.cli.policy import check_policy, open_policy, seated
-    from polyturn.cli.recipe import is_recipe
     from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
     from polyturn.evaluate.recorded import EVALUATE, played
     from polyturn.progress import make_progress
     from polyturn.rollout.pool import Pool
-    from polyturn.types import Episode, Sampling
+    from polyturn.types import Sampling
 
     check_policy(asked.policy)
     servers = servers_of(asked)
-    if servers and is_recipe(asked.subject):
-        raise BadInput(f"{asked.subject} is a recipe, which says itself what tools its agents have; leave out --mcp")
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask,
                    split=asked.split)
     before = played(Path(asked.folder)) if asked.resume else {}
     matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
-    tools = await offered(servers) if servers else ()
+    tools = await offered(servers)
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     progress = make_progress(sys.stderr)
     recorder = recorder_of(asked, settings)
@@ -146,17 +145,11 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     if servers:
         progress.note(f"tools of --mcp: {', '.join(tool.name for tool in tools)}")
         matches = armed(matches, agent_with(servers, sampling, media=recorder.media))
-    done = iter(range(sys.maxsize))
-
-    def finished(episode: Episode) -> None:
-        progress.sample(episode)
-        progress.iteration(next(done), {})
-
     with recorder:
         try:
             pool = Pool(asked.concurrency, asked.retries)
             outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder, pool=pool,
-                                     finished=finished, done=before)
+                                     finished=_counted(progress), done=before)
             found = outcome, reports_of(matches, outcome)
         finally:
             progress.close()
@@ -166,6 +159,17 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     write_results(Path(recorder.folder), asked, *found)
     asked.folder = str(recorder.folder)
     return found
+
+
+def _counted(progress: Progress) -> Callable[[Episode], None]:
+    """What shows each episode as it ends, with its number."""
+    done = iter(range(sys.maxsize))
+
+    def finished(episode: Episode) -> None:
+        progress.sample(episode)
+        progress.iteration(next(done), {})
+
+    return finished
 
 
 def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:

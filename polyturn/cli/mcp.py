@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from polyturn.agents.tools import ToolAgent
 from polyturn.cli.parse import Parser, above_zero
+from polyturn.cli.recipe import is_recipe
 from polyturn.cli.subject import MAIN
 from polyturn.errors import BadInput
 from polyturn.media import Media
@@ -43,6 +44,8 @@ def servers_of(asked: argparse.Namespace) -> tuple[McpServer, ...]:
         if given:
             raise BadInput(f"{' and '.join(given)} would do nothing without --mcp")
         return ()
+    if is_recipe(asked.subject):
+        raise BadInput(f"{asked.subject} is a recipe, which says itself what tools its agents have; leave out --mcp")
     if asked.policy in SCRIPTED:
         raise BadInput(f"--policy {asked.policy} is a script and calls no tools of --mcp; leave out one of the two")
     if asked.mask:
@@ -57,6 +60,8 @@ async def offered(servers: Sequence[McpServer]) -> tuple[Tool, ...]:
 
     Raises: what :meth:`polyturn.tools.mcp.McpTools.open` raises.
     """
+    if not servers:
+        return ()
     toolbox = McpTools(servers)
     try:
         await toolbox.open()
