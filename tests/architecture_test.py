@@ -186,7 +186,7 @@ def empty_names(module: Module) -> list[str]:
 def full_inits(module: Module) -> list[str]:
     """``__init__`` files hold a docstring only; the root re-exports."""
     body = module.tree.body
-    package = (PACKAGE.joinpath(*module.place) / "__init__.py").exists()
+    package = (ROOT.joinpath(*module.name.split(".")) / "__init__.py").exists()
     if not package or not module.place:
         return []
     return [] if len(body) == 1 and ast.get_docstring(module.tree) else ["an __init__ holds a docstring and no more"]
