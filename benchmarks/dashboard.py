@@ -1,8 +1,8 @@
 """How long the dashboard takes over a large record: its first page and one episode, in a real browser.
 
-``python -m benchmarks.dashboard`` records 200,000 episodes (minutes), indexes them, serves them by ``polyturn
-view`` and opens them in Chromium. ``limits`` are one second by the seconds of each page, so that 1 and more is within the target;
-``--episodes`` cuts it down.
+``python -m benchmarks.dashboard`` records 200,000 episodes (minutes), indexes them, serves them by ``polyturn view`` in
+a process of its own and opens them in Chromium. ``limits`` are one second by the seconds of each page, so that 1 and
+more is within the target; ``--episodes`` cuts it down.
 """
 
 from __future__ import annotations
