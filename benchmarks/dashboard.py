@@ -35,7 +35,7 @@ TARGET_S = 1.0
 def episode(iteration: int, group: int, trial: int) -> Episode:
     """A guess that was too low, and a second one."""
     draw = np.random.default_rng((iteration, group, trial))
-    spans = []
+    spans: list[Span] = []
     for k in range(2):
         spans.append(Span(2 * k - 1, draw.integers(0, 1000, 12).astype(np.int32)))
         ids = draw.integers(0, 1000, 6).astype(np.int32)

@@ -21,7 +21,7 @@ from benchmarks.timing import once
 from polyturn.record.query import open_tables
 from polyturn.record.shards import close_shards
 from polyturn.record.write import open_run
-from polyturn.types import Episode, PolicyInfo, Score, Span, Task, Trajectory, Turn, assistant, user
+from polyturn.types import Episode, Message, PolicyInfo, Score, Span, Task, Trajectory, Turn, assistant, user
 
 COUNT = 10_000
 TURNS, TOKENS = 5, 200
@@ -34,7 +34,9 @@ TARGETS = {"written": 30.0, "token columns": 3.0}
 
 def episode(number: int, draw: np.random.Generator) -> Episode:
     """Turns of tokens told and tokens sampled."""
-    messages, spans, turns = [], [], []
+    messages: list[Message] = []
+    spans: list[Span] = []
+    turns: list[Turn] = []
     for k in range(TURNS):
         messages.append(user("x" * 300, id=f"u{k}"))
         spans.append(Span(len(spans) - 1, draw.integers(0, 49_000, TOKENS).astype(np.int32)))
