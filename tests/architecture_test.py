@@ -438,6 +438,26 @@ def test_test_sources_are_clean() -> None:
     assert not offences, "\n" + "\n".join(offences)
 
 
+def heavy_twins(module: Module) -> list[str]:
+    """What a slow twin may not import: it is plain floats and loops, and knows nothing of what it is compared with."""
+    names = {name.partition(".")[0] for node in ast.walk(module.tree) for name, _ in imported(node)
+             if isinstance(node, ast.Import | ast.ImportFrom)}
+    return [f"imports {name}" for name in sorted(names) if name != "__future__" and name not in PLAIN]
+
+
+PLAIN = {"math", "hashlib", "string", "dataclasses", "collections", "typing"}
+"""What a slow twin may import."""
+
+
+def test_every_paper_has_a_slow_twin_that_imports_nothing_heavy() -> None:
+    twins = [module for module in TESTS if module.name.endswith("_slow")]
+    assert {module.name.rpartition(".")[2].removesuffix("_slow") for module in twins} >= {
+        str(paper["name"]) for paper in papers()}
+    assert not [f"{module.name}: {offence}" for module in twins for offence in heavy_twins(module)]
+    for text in ("import numpy as np", "from torch import Tensor", "def f():\n    from polyturn.arrays import Turns"):
+        assert heavy_twins(written("tests.methods.x_slow", text))
+
+
 @pytest.mark.parametrize("script", ["tree.py", "tables.py"])
 def test_generated_pages_are_fresh(script: str) -> None:
     command = [sys.executable, ROOT / "docs" / script, "--check"]
