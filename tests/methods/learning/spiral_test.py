@@ -73,9 +73,8 @@ def test_five_games_by_hand() -> None:
     after = []
     for number in range(len(FIVE)):
         rule.observe(batch(played(FIVE[number:number + 1])))
-        after.append(rule.baseline["kuhn", "p0"])
-    assert after == [0.5, 0.75, 0.375, -0.3125, 0.34375]
-    assert rule.baseline["kuhn", "p1"] == -0.34375
+        after.append((rule.baseline["kuhn", "p0"], rule.baseline["kuhn", "p1"]))
+    assert after == [(0.5, -0.5), (0.75, -0.75), (0.375, -0.375), (-0.3125, 0.3125), (0.34375, -0.34375)]
 
 
 def test_five_games_by_hand_with_a_discount() -> None:
