@@ -166,6 +166,35 @@ def test_the_soft_update_by_hand() -> None:
     assert {name.split(".")[1] for name in weights if name.startswith("heads.")} == set(HEADS)
 
 
+def constant_critic() -> Learner:
+    """A critic whose copy says ``q 0.4 0.6, v 1.0 -0.5`` of everything, and it itself ``q 1.0 0.5, v 0.0 0.25``."""
+    heads = {name: torch.nn.Linear(32, 1, dtype=torch.float64) for name in HEADS}
+    for head in heads.values():
+        torch.nn.init.zeros_(head.weight)
+    critic = Learner(tiny_llama(num_hidden_layers=1), lr=1e-3, heads=heads, reference="initial")
+    for made, values in ((critic.reference_heads, (0.4, 0.6, 1.0, -0.5)), (critic.heads, (1.0, 0.5, 0.0, 0.25))):
+        for name, value in zip(HEADS, values, strict=True):
+            torch.nn.init.constant_(made[name].bias, value)  # type: ignore[arg-type, union-attr]
+    return critic
+
+
+def test_an_update_of_the_critic_by_hand() -> None:
+    critic = constant_critic()
+    episode = Episode("e", Task("t", "f"), 0)
+    rows = [Transition(episode, 0, ids(5, 6), ids(10, 2), -1.0, ids(5, 7), 0.0),
+            Transition(episode, 1, ids(5, 7), ids(11, 2), -1.0, None, 0.0)]
+    # The advantage is the critic's own, min(1, 0.5) - min(0, 0.25); its copy would say 0.4 + 0.5.
+    assert advantage(critic, [ids(5, 6)], [ids(10, 2)]).tolist() == pytest.approx([0.5])
+    metrics = update_critic(critic, rows, [ids(12, 2)] * 2)
+    # Targets are the copy's, as above: q1 -0.05 and -1, q2 -1.475 and -1, v1 0.4 twice, v2 0.6 twice. Squares:
+    # 1.05^2 + 2^2, 1.975^2 + 1.5^2, 2 * 0.4^2, 2 * 0.35^2.
+    assert metrics == pytest.approx(
+        {"critic/q1": 5.1025, "critic/q2": 6.150625, "critic/v1": 0.32, "critic/v2": 0.245, "critic/count": 8})
+    for name, before in zip(HEADS, (0.4, 0.6, 1.0, -0.5), strict=True):  # then it follows by a tenth
+        present, copy = (float(made[name].bias.detach()) for made in (critic.heads, critic.reference_heads))  # type: ignore[union-attr, operator]
+        assert copy == pytest.approx(0.9 * before + 0.1 * present) and copy != pytest.approx(before, abs=1e-4)
+
+
 # ---------------------------------------------------------------- (b) slow twins
 
 
