@@ -23,6 +23,22 @@ def belief(logprobs: list[float]) -> float:
     return math.exp(total / len(logprobs))
 
 
+def belief_as_a_product(logprobs: list[float]) -> float:
+    """The wrong unit: the probability of the whole answer, so that a long answer is believed less."""
+    found = 1.0
+    for value in logprobs:
+        found *= math.exp(value)
+    return found
+
+
+def gains(beliefs: list[float]) -> list[tuple[float, float]]:
+    """Of all turns but the last: by how much it raised the belief, and the logarithm of the belief."""
+    found = []
+    for t in range(1, len(beliefs)):
+        found.append((beliefs[t] - beliefs[t - 1], math.log(beliefs[t]) - math.log(beliefs[t - 1])))
+    return found
+
+
 def credit(group: list[Rollout], pool: str, gamma: float, zero: str, epsilon: float = 1e-6) -> list[list[float]]:
     """Per rollout, per turn: its advantage."""
     gains, outcomes = [], []

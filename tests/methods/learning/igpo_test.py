@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import ChatAgent
@@ -19,6 +20,9 @@ from polyturn.chat import Chat
 from polyturn.envs.search import search
 from polyturn.errors import BadInput, NotTrainable, UnknownName
 from polyturn.learn.loop import zero_groups
+from polyturn.losses.learned import Learned
+from polyturn.losses.policy_gradient import policy_gradient
+from polyturn.losses.weighting import token_mean
 from polyturn.methods.learning.igpo import (
     Beliefs,
     Outcome,
@@ -184,6 +188,36 @@ def random_group(draw: random.Random) -> list[Rollout]:
     return group
 
 
+class Drawn:
+    """A scorer with log-probabilities at random, which keeps what it said."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw, self.said = draw, list[list[float]]()
+
+    async def logprobs(self, paths: Sequence[IntArray]) -> Sequence[FloatArray]:
+        self.said = [[-3 * self.draw.random() for _ in path] for path in paths]
+        return [np.array(row) for row in self.said]
+
+    async def distributions(self, path: IntArray) -> FloatArray:
+        raise AssertionError("not asked for")
+
+
+async def test_a_thousand_beliefs_and_their_gains_equal_the_slow_twin() -> None:
+    chat, draw, differs = Chat(tiny_tokenizer()), random.Random(3), 0
+    for _ in range(1000):
+        scorer, answer = Drawn(draw), "".join(draw.choice("abcd") for _ in range(draw.randint(1, 6)))
+        prompts = [np.arange(draw.randint(1, 5), dtype=np.int32) for _ in range(draw.randint(2, 4))]
+        found = await beliefs(scorer, chat, prompts, [answer] * len(prompts))
+        size = len(answer) + 1  # a byte each, and the space before it
+        expected = [slow.belief(row[-size:]) for row in scorer.said]
+        assert found == pytest.approx(expected)
+        differs += found != pytest.approx([slow.belief_as_a_product(row[-size:]) for row in scorer.said])
+        turns = kept(played([rollout([0.0] * (len(prompts) - 1), 1.0)])[0].trajectories[0])
+        paid = [(values["gain"], values["log_gain"]) for values in gains(turns, found).turns.values()]
+        assert [pytest.approx(pair) for pair in slow.gains(expected)] == paid
+    assert differs == 1000
+
+
 def test_equal_to_the_slow_twin_on_a_thousand_groups() -> None:
     differs = 0
     for seed in range(500):
@@ -208,11 +242,23 @@ def test_equal_to_the_slow_twin_on_a_thousand_groups() -> None:
 # ---------------------------------------------------------------- (c) what the paper claims
 
 
+def gradient_of(turns: Turns, advantage_N: FloatArray) -> list[float]:
+    """Of the clipped loss, by the log-probability of each token."""
+    tokens, zeros = turns.tokens, torch.zeros(len(advantage_N), dtype=torch.float64)
+    logprob_N, index = zeros.clone().requires_grad_(), zeros.long()
+    weight_N = torch.from_numpy(token_mean(turns, tokens))
+    made = Learned(logprob_N, zeros, zeros, torch.from_numpy(advantage_N), weight_N, index, index, index, index)
+    (slope,) = torch.autograd.grad(policy_gradient(made)[0], logprob_N)
+    return [float(value) for value in slope]
+
+
 def test_a_group_that_failed_alike_teaches_all_the_same() -> None:
     failed = [rollout([0.3, -0.1], 0.0), rollout([0.1, 0.0], 0.0), rollout([0.05], 0.0)]
     turns = batch([played(failed)])
     grpo, igpo = group_standardised(turns, channels=("outcome",)), information_gain(turns)
     place_N = (turns.tokens.trajectory_N, turns.tokens.turn_N)
+    assert gradient_of(turns, grpo[place_N]) == [0.0] * len(turns.tokens)
+    assert all(gradient_of(turns, igpo[place_N])[: 2])  # the first two turns of the first rollout
     assert not grpo.any() and zero_groups(turns.tokens, grpo[place_N]) == 1.0
     assert igpo[:, 0].all() and zero_groups(turns.tokens, igpo[place_N]) == 0.0
     assert igpo[0, 0] > igpo[2, 0]
