@@ -59,9 +59,10 @@ def m_kto(
     return loss / len(sides)
 
 
-def mismatch_point(pairs: list[list[Word]]) -> float:
-    """z of mismatched pairs."""
-    return max(0.0, sum(implicit(words) for words in pairs) / len(pairs))
+def mismatch_point(pairs: list[list[Word]], *, by_token: bool = False) -> float:
+    """z of mismatched pairs. ``by_token``: a wrong unit, the mean over words."""
+    size = sum(1 for words in pairs for word in words if word.mine) if by_token else len(pairs)
+    return max(0.0, sum(implicit(words) for words in pairs) / size)
 
 
 def gemma_mask(ids: list[int]) -> list[bool]:

@@ -97,7 +97,47 @@ def value(loss: Loss, made: Learned) -> float:
     return float(loss(made)[0].detach())
 
 
+def from_logits(tokens: Tokens, logits_UV: Tensor, reference_UV: Tensor, weighting: Any = group_mean) -> Learned:
+    """The same from logits after every node of the tree."""
+    before_N = torch.from_numpy(tokens.tree.parent_U[tokens.node_N].astype(np.int64))
+    id_N = torch.from_numpy(tokens.id_N.astype(np.int64))[:, None]
+    read = [torch.log_softmax(table_UV[before_N], -1).gather(1, id_N)[:, 0] for table_UV in (logits_UV, reference_UV)]
+    made = learned(tokens, read[0].tolist(), read[1].tolist(), weighting)
+    return replace(made, logprob_N=read[0])
+
+
 # ---------------------------------------------------------------- (a) by hand
+
+HALF, MORE, LESS = math.log(23), math.log(69), math.log(23 / 3)
+"""Logits of one of 24 ids, the others at 0: 23 / (23 + 23) = 1/2, 69 / (69 + 23) = 3/4, (23/3) / (23/3 + 23) = 1/4."""
+CHANCE = {11: MORE, 12: HALF, 14: LESS, 15: HALF, 16: HALF, 20: MORE, 21: LESS, 22: MORE, 23: MORE}
+
+
+@pytest.mark.parametrize(("beta", "masked", "unmasked", "mixed"), [
+    (0.1, 0.6075669, 0.6207685, 0.7191653), (0.5, 0.3423466, 0.3862174, 0.4539450),
+])
+def test_from_logits_to_losses_by_hand(beta: float, masked: float, unmasked: float, mixed: float) -> None:
+    """With 1/2 under the reference an id's D is log(3/2), log(1/2) or 0. The first ids share the prompt's row: 10 has
+    44 / (44 + 22 + 22) = 1/2 and 13 has 22 / 88 = 1/4, under the reference 11 / (11 + 11 + 22) = 1/4 both.
+
+    u_right = log 2 + log(3/2) + 0 = log 3, u_wrong = 0 + log(1/2): log(1 + 6^-beta). What the calculator said adds
+    log(9/4 * 1/2) to the right one and log(3/2) to the wrong one: gap log(3.375 / 0.75), log(1 + 4.5^-beta). The chosen
+    words have 1/2, 3/4 and 1/2: a mean -log p of 0.5579922, of which a fifth is mixed in.
+    """
+    tokens = lay_out([pair()], "main")
+    logits_UV, reference_UV = (torch.zeros(len(tokens.tree.id_U), 24, dtype=torch.float64) for _ in range(2))
+    for node, token in enumerate(tokens.tree.id_U.tolist()):
+        if token in CHANCE:
+            logits_UV[tokens.tree.parent_U[node], token] = CHANCE[token]
+            reference_UV[tokens.tree.parent_U[node], token] = HALF
+    prompt = int(tokens.tree.parent_U[tokens.node_N[0]])
+    logits_UV[prompt, 10], logits_UV[prompt, 13] = math.log(44), math.log(22)
+    reference_UV[prompt, [10, 13]] = math.log(11)
+    for each, expected in ((tokens, masked), (whole_text(tokens), unmasked)):
+        assert value(m_dpo(beta=beta), from_logits(each, logits_UV, reference_UV)) == pytest.approx(expected, abs=1e-6)
+    both = from_logits(tokens, logits_UV, reference_UV)
+    assert value(m_dpo(beta=beta, nll=0.2, tokens=3.0), both) == pytest.approx(mixed, abs=1e-6)
+
 
 LOGPROB, REFERENCE = [-1.0, -0.5, -2.0, -1.0, -1.5, -0.5, -3.0], [-1.5, -1.0, -2.5, -0.5, -1.0, -0.5, -2.0]
 # u_right = 0.5 + 0.5 + 0.5 = 1.5; u_wrong = -0.5 - 0.5 + 0 - 1 = -2: the gap is 3.5.
@@ -224,39 +264,41 @@ def test_equal_their_slow_twins_on_a_thousand_batches() -> None:
 
 
 def test_the_mismatched_point_equals_its_slow_twin() -> None:
-    for seed in range(100):
-        draw = random.Random(seed)
-        rows = [[Word(True, -draw.random(), -draw.random()) for _ in range(draw.randint(1, 4))] for _ in range(3)]
-        groups = [(made(f"{b}", f"g{b}", [[9] * len(row)], [], True, prompt=(3, b)),) for b, row in enumerate(rows)]
-        tokens = mismatched(lay_out(groups, "main"))
-        flat = [word for row in rows for word in row]
-        measured = Measured(np.array([w.logprob for w in flat]), np.array([w.reference for w in flat]))
-        assert mismatch_point(tokens, measured) == pytest.approx(slow.mismatch_point(rows))
+    differs = 0
+    for seed in range(1000):
+        pairs, words = drawn(seed)
+        if len(pairs) == 1:
+            continue
+        tokens = mismatched(lay_out(pairs, "main"))
+        logprob, reference = columns(words)
+        found = mismatch_point(tokens, Measured(np.array(logprob), np.array(reference)))
+        sides = [side for one in words for side in one]
+        assert found == pytest.approx(slow.mismatch_point(sides))
+        differs += found != pytest.approx(slow.mismatch_point(sides, by_token=True))
+    assert differs > 250  # a mean over tokens in place of trajectories is another point
 
 
 # ---------------------------------------------------------------- (c) the mask
 
 
 def test_observations_do_not_matter_to_m_dpo_and_do_to_the_single_turn_loss() -> None:
-    """The logits at the calculator's words, moved on a real model: gradient exactly 0 there, and the same loss."""
+    """The logits that predict the calculator's words: their gradient is exactly 0, and moving them changes nothing."""
     tokens = lay_out([pair()], "main")
     whole = whole_text(tokens)
-    own = np.flatnonzero(whole.sampled_N)
-    base = learned(whole, [-1.0] * len(whole), [-1.5] * len(whole))
-    shift = torch.zeros(len(whole), dtype=torch.float64)
-    shift[torch.tensor(~whole.sampled_N)] = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-
-    def masked(made: Learned) -> Learned:
-        turns_weight = torch.zeros_like(made.weight_N)
-        turns_weight[torch.tensor(own)] = made.weight_N[torch.tensor(own)]
-        return replace(made, weight_N=turns_weight / turns_weight.sum())
-
-    moved = replace(base, logprob_N=(base.logprob_N.detach() + shift).requires_grad_())
-    loss = m_dpo(beta=0.5)
-    assert value(loss, masked(base)) == value(loss, masked(moved))
-    assert abs(value(loss, base) - value(loss, moved)) > 0.1
-    (slope,) = torch.autograd.grad(loss(masked(base))[0], base.logprob_N)
-    assert (slope[torch.tensor(~whole.sampled_N)] == 0).all() and (slope[torch.tensor(own)] != 0).all()
+    predicting = tokens.tree.parent_U[whole.node_N]
+    own, heard = predicting[whole.sampled_N], predicting[~whole.sampled_N]
+    draw, loss = torch.Generator().manual_seed(0), m_dpo(beta=0.5)
+    logits_UV = torch.randn(len(tokens.tree.id_U), 30, generator=draw, dtype=torch.float64)
+    moved_UV = logits_UV.clone()
+    moved_UV[heard] += 3 * torch.randn(len(heard), 30, generator=draw, dtype=torch.float64)
+    uniform_UV = torch.zeros_like(logits_UV)
+    for each, matters in ((tokens, False), (whole, True)):
+        table_UV = logits_UV.clone().requires_grad_()
+        before, after = (loss(from_logits(each, table, uniform_UV))[0] for table in (table_UV, moved_UV))
+        assert (float(before.detach()) != float(after.detach())) == matters
+        (slope_UV,) = torch.autograd.grad(before, table_UV)
+        assert bool((slope_UV[own] != 0).any(dim=1).all())
+        assert bool((slope_UV[heard] == 0).all()) == (not matters)
 
 
 def test_on_a_real_model_the_mask_changes_which_tokens_have_a_gradient_and_not_what_they_are() -> None:
