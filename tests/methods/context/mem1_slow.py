@@ -69,14 +69,21 @@ def reward_by_set(reply: str, answers: Sequence[Sequence[str]]) -> float:
     return float(sum(any(plain(answer) in given for answer in accepted) for accepted in answers))
 
 
-def loss(rewards: Sequence[float], turns: Sequence[Sequence[Sequence[float]]]) -> float:
-    """One group: per rollout its reward and, turn by turn, the log-probabilities of what it wrote; ratios are 1."""
+Spoken = Sequence[Sequence[tuple[float, float]]]
+"""Of a rollout, turn by turn, (log-probability, the same before the update) of what it wrote."""
+
+
+def loss(rewards: Sequence[float], rollouts: Sequence[Spoken], *, by_turn: bool = False) -> float:
+    """One group: the mean over words of the clipped term. ``by_turn``: the wrong unit, every turn counts the same."""
     mean = sum(rewards) / len(rewards)
     deviation = math.sqrt(sum((one - mean) ** 2 for one in rewards) / len(rewards))
-    count, total = 0, 0.0
-    for one, rollout in zip(rewards, turns, strict=True):
+    count, total = 0.0, 0.0
+    for one, rollout in zip(rewards, rollouts, strict=True):
+        advantage = 0.0 if max(rewards) == min(rewards) else (one - mean) / (deviation + 1e-6)
         for turn in rollout:
-            for _ in turn:
-                count += 1
-                total += 0.0 if max(rewards) == min(rewards) else (one - mean) / (deviation + 1e-6)
+            share = 1 / len(turn) if by_turn else 1.0
+            for logprob, old in turn:
+                ratio = math.exp(logprob - old)
+                count += share
+                total += share * min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
     return -total / count

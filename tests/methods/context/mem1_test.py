@@ -153,7 +153,7 @@ def test_a_thousand_random_rewards_equal_the_slow_twin_and_by_set_would_not() ->
 
 
 def test_a_thousand_random_losses_equal_the_slow_twin() -> None:
-    draw = random.Random(2)
+    draw, differ = random.Random(2), 0
     for _ in range(1000):
         rewards = [draw.choice((0.0, 0.5, 1.0)) for _ in range(draw.randint(2, 5))]
         shape = [[draw.randint(1, 3) for _ in range(draw.randint(1, 4))] for _ in rewards]
@@ -165,11 +165,15 @@ def test_a_thousand_random_losses_equal_the_slow_twin() -> None:
         turns, rule = as_turns(tokens), mem1_rule()
         columns = (as_tokens(rule.advantage(turns), turns), rule.weighting(turns, tokens), tokens.turn_N,
                    tokens.trajectory_N, tokens.group_N, tokens.version_N)
-        logprob_N = torch.full((len(tokens),), -1.0, dtype=torch.float64)
+        spoken = [[[(draw.gauss(-1, 0.5), draw.gauss(-1, 0.5)) for _ in range(size)] for size in sizes]
+                  for sizes in shape]
+        pairs = [pair for sizes in spoken for turn in sizes for pair in turn]
+        logprob_N, old_N = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 1))
         more = [torch.from_numpy(np.asarray(column)) for column in columns]
-        made, _ = rule.loss(Learned(logprob_N, logprob_N, logprob_N, *more))
-        plain = [[[-1.0] * size for size in sizes] for sizes in shape]
-        assert float(made) == pytest.approx(slow.loss(rewards, plain), abs=1e-9)
+        made, _ = rule.loss(Learned(logprob_N, old_N, old_N, *more))
+        assert float(made) == pytest.approx(slow.loss(rewards, spoken), abs=1e-9)
+        differ += float(made) != pytest.approx(slow.loss(rewards, spoken, by_turn=True), abs=1e-6)
+    assert differ > 500  # turns for words is another loss
 
 
 def test_the_loss_keeps_its_contract() -> None:
