@@ -38,12 +38,16 @@ def reward(final: Any, gold: Any, said: list[str], outputs: list[str]) -> float:
     return 1.0
 
 
-def advantages(rewards: list[float | None], *, sample: bool = True) -> list[float]:
+def advantages(
+    rewards: list[float | None], *, sample: bool = True, turns: list[int] | None = None
+) -> list[float]:
     """(R - mean) / (std + 1e-6) over the valid rollouts of one group; None is an invalid one and gets 0.
 
-    ``sample=False`` is the wrong unit: the deviation of a population.
+    ``sample=False`` is the wrong deviation, that of a population; ``turns`` (of each rollout) the wrong unit: every
+    turn votes.
     """
-    valid = [value for value in rewards if value is not None]
+    valid = [value for place, value in enumerate(rewards) if value is not None
+             for _ in range(turns[place] if turns else 1)]
     if len(valid) < 2:
         return [0.0] * len(rewards)
     mean = sum(valid) / len(valid)

@@ -108,7 +108,7 @@ def test_the_loss_by_hand() -> None:
 
 def test_a_thousand_random_groups_equal_the_slow_twin() -> None:
     draws = random.Random(0)
-    wrong = 0
+    wrong = by_turn = 0
     for _ in range(1000):
         rewards = [None if draws.random() < 0.1 else float(draws.random() < 0.4) for _ in range(draws.randint(1, 8))]
         tokens = [[draws.randint(1, 4) for _ in range(draws.randint(1, 4))] for _ in rewards]
@@ -117,7 +117,9 @@ def test_a_thousand_random_groups_equal_the_slow_twin() -> None:
         found = by_rollout([group(rewards, tokens)])
         assert found == pytest.approx(slow.advantages(rewards), abs=1e-9)
         wrong += found != pytest.approx(slow.advantages(rewards, sample=False), abs=1e-9)
-    assert wrong > 500  # the deviation of a population is another number wherever a group is mixed
+        by_turn += found != pytest.approx(slow.advantages(rewards, turns=[len(row) for row in tokens]), abs=1e-9)
+    # the deviation of a population is another number wherever a group is mixed, and so are turns for rollouts
+    assert wrong > 500 and by_turn > 500
 
 
 def random_state(draws: random.Random, depth: int = 3) -> Any:
@@ -268,6 +270,19 @@ async def test_user_and_tool_tokens_are_not_trained_even_where_one_model_sits_in
     assert told > 0 and len(tokens) < len(tokens.tree.id_U)  # user, tool and template tokens are context alone
     weight_N = token_mean(as_turns(tokens), tokens)
     assert weight_N.sum() == pytest.approx(1.0)
+    # The gradient by the logits after every id that was shown: exactly 0 but where a word of the agent is predicted.
+    draw = torch.Generator().manual_seed(0)
+    logits_UV, other_UV = (torch.randn(len(tokens.tree.id_U), 2000, generator=draw) for _ in range(2))
+    before_N = torch.from_numpy(tokens.tree.parent_U[tokens.node_N].astype(np.int64))
+    id_N = torch.from_numpy(tokens.id_N.astype(np.int64))[:, None]
+    logprob_N, reference_N = (torch.log_softmax(table[before_N], -1).gather(1, id_N)[:, 0]
+                              for table in (logits_UV.requires_grad_(), other_UV))
+    index = torch.zeros(len(tokens), dtype=torch.int64)
+    made = Learned(logprob_N, logprob_N.detach(), logprob_N.detach(), torch.ones(len(tokens)),
+                   torch.from_numpy(weight_N.astype(np.float32)), index, index, index, index, reference_N=reference_N)
+    (slope_UV,) = torch.autograd.grad(mua_loss()(made)[0], logits_UV)
+    assert slope_UV.abs().sum(dim=1).nonzero()[:, 0].tolist() == sorted(set(before_N.tolist()))
+    assert len(set(before_N.tolist())) < 0.5 * len(tokens.tree.id_U)
 
 
 # ---------------------------------------------------------------- (e) faults of the released code
