@@ -50,11 +50,13 @@ def rewards(rollout: Rollout, carried: bool) -> list[float]:
     return found
 
 
-def grpo(rollouts: list[Rollout]) -> list[float]:
-    """One number a rollout: against its group, divided by the sample deviation + 1e-6."""
+def grpo(rollouts: list[Rollout], *, by_token: bool = False) -> list[float]:
+    """One number a rollout: against its group, divided by the sample deviation + 1e-6. ``by_token``: the wrong unit,
+    every generated token votes."""
     found = []
     for one in rollouts:
-        scores = [other.score for other in rollouts if other.group == one.group]
+        scores = [other.score for other in rollouts if other.group == one.group
+                  for _ in range(sum(other.generated) if by_token else 1)]
         mean = sum(scores) / len(scores)
         if len(scores) < 2 or max(scores) == min(scores):
             found.append(0.0)
