@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.envs.gui_lab.actions import BRIEF_COMPLETE, COMPLETE, click_text, thousandths
-from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, AppSpec, Element, make_app
+from polyturn.envs.gui_lab.app import HEIGHT, WIDTH, AppSpec, Element, Kind, make_app
 from polyturn.envs.gui_lab.env import Look
+from polyturn.envs.gui_lab.graphs import KINDS
+from polyturn.envs.gui_lab.splits import pairs
 from polyturn.envs.gui_lab.suite import Drawn, GuiLab
 from polyturn.envs.stored import Stored
 from polyturn.errors import BadInput, UnknownName
@@ -233,6 +236,22 @@ async def test_the_solver_is_right_at_every_step_and_on_every_path(brief: bool) 
     nothing = list(judged(await again(suite, [COMPLETE] * len(replies))))
     assert path_accuracy(nothing) == 0.0 and static_report(nothing)["complete"] == 1.0
     assert static_report(nothing)["clicks"] == 0.0
+
+
+@pytest.mark.parametrize(("kind", "seed"), list(product(KINDS, range(3))))
+def test_the_solver_is_right_by_the_static_rule_on_every_pair_and_silence_on_none(kind: Kind, seed: int) -> None:
+    app = make_app(AppSpec(kind, seed, (2, 2, 2)))
+    solved_steps, silent = [], []
+    for (start, goal), length in pairs(app, (1, 99)):
+        for page in (path := app.path(start, goal)):
+            wanted = app.best(page, goal) if page != goal else None
+            said = COMPLETE if wanted is None else click_text(app.pages[page].name, wanted)
+            for steps, reply in ((solved_steps, said), (silent, COMPLETE)):
+                steps.append(Judged(f"{start}>{goal}", 0, length, "complete" if wanted is None else "click",
+                                    step_terms(reply, wanted).right))
+        assert len(path) == length + 1
+    assert set(static_report(solved_steps).values()) == {path_accuracy(solved_steps)} == {1.0}
+    assert path_accuracy(silent) == 0.0 and static_report(silent)["complete"] == 1.0
 
 
 async def test_step_reward_is_the_mean_of_its_terms() -> None:
