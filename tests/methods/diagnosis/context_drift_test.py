@@ -225,7 +225,7 @@ async def test_a_planted_effect_is_found_with_power_and_none_without() -> None:
             {str(i): [float(np.mean([one.series[i][k] for k in marked]))] for i in chosen} for one in (mixed, free)))
         paired += gap.high < 0
     assert power >= 90 and paired >= 90
-    assert level <= 50
+    assert level <= 20  # at a level of 0.1, of draws that share their conversations
 
 
 # ---------------------------------------------------------------- (d) recorded episodes
