@@ -109,6 +109,8 @@ class Log:
         self.clock = clock
         self.events: list[Event] = []
         self.step = 0
+        self.drawn: Callable[[Seat, Sampling], Sampling] = lambda seat, sampling: sampling
+        """How a seat's reply is drawn, from how its agent asks for it."""
         self.forker: Forker | None = None
         self._at = 0
         self._grown: dict[tuple[Seat, str], _Grown] = {}
@@ -228,6 +230,7 @@ class Desk:
         model = self.log.policy(name)
         grown = self.log.grown(self.seat, name, self.parent)
         left = self.budget.left.tokens
+        sampling = self.log.drawn(self.seat, sampling)
         short = left is not None and left < sampling.max_tokens
         seed = derive(self.log.seed, self.log.trial, self.seat, name, grown.calls)
         sampling = replace(

@@ -256,6 +256,10 @@ class Match:
     """The seats that learn; empty = a probe."""
     start: bytes | None = None
     """A saved state to start from."""
+    max_tokens: int | None = None
+    """No reply of a seat that learns is longer, whatever its agent asks for; None = as it asks."""
+    temperature: float | None = None
+    """Of seats that learn, in place of what their agent asks for; a greedy call stays greedy. None = as it asks."""
     iteration: int = 0
 
 

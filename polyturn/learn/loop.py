@@ -175,8 +175,11 @@ def passed(run: Run, stage: str, order: Sequence[str]) -> bool:
 async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     """One iteration; its metrics."""
     started = time.monotonic()
-    matches = [replace(m, limits=run.control.limits(m.limits)) for m in stage.curriculum.propose(i)]
-    pool = replace(stage.pool, concurrency=run.control.concurrency(stage.pool.concurrency))
+    matches = [run.control.match(m) for m in stage.curriculum.propose(i)]
+    pool = replace(
+        stage.pool, concurrency=run.control.concurrency(stage.pool.concurrency),
+        call_timeout_s=run.control.call_seconds(stage.pool.call_timeout_s),
+    )
     groups = await play(
         matches, stage.policies, label=f"{stage.name}.{i}", recorder=run.recorder, pool=pool,
         finished=run.progress.sample,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from polyturn.errors import BadInput, Stopped, UnknownName
+from polyturn.protocols import Match
 from polyturn.record.run import is_locked, read_info
 from polyturn.record.table import as_line, is_whole, lines_from
 from polyturn.types import EMPTY, Limits
@@ -28,8 +29,12 @@ COMMANDS = {
     "stop": "save after this iteration, and end", "set": "change limits from the next iteration on",
 }
 LIMITS = tuple(f.name for f in fields(Limits))
-SETTINGS = (*LIMITS, "concurrency")
-"""What can be set: the limits of a seat in an episode, and how many episodes are played at once."""
+SETTINGS = (*LIMITS, "max_tokens", "temperature", "concurrency", "call_seconds")
+"""What can be set: the limits of a seat in an episode; the longest reply and the temperature of the seats that learn;
+how many episodes are played at once; the longest wait for one reply. All of it reaches the record with each turn, and a
+token is learned from at the temperature that it was drawn at, so that nothing else has to know."""
+REAL = ("seconds", "temperature", "call_seconds")
+"""Settings that need not be whole numbers."""
 POLL_S = 0.25
 
 
@@ -83,9 +88,9 @@ def _check(command: str, settings: Mapping[str, float | None]) -> None:
     for name, value in settings.items():
         if name not in SETTINGS:
             raise UnknownName("setting of a run at work", name, SETTINGS)
-        whole = name == "seconds" or value is None or float(value).is_integer()
+        whole = name in REAL or value is None or float(value).is_integer()
         if value is not None and not (0 < value < float("inf") and whole):
-            kind = "number" if name == "seconds" else "whole number"
+            kind = "number" if name in REAL else "whole number"
             raise BadInput(f"{name} is {value}; expected a {kind} above 0, or none")
 
 
@@ -169,14 +174,26 @@ class Control:
 
     def limits(self, own: Limits) -> Limits:
         """The limits of a match under what is set."""
-        given = {name: value if name == "seconds" or value is None else int(value)
+        given = {name: value if name in REAL else int(value)
                  for name, value in self.settings.items() if name in LIMITS and value is not None}
         return replace(own, **given)  # type: ignore[arg-type]
+
+    def match(self, own: Match) -> Match:
+        """A match under what is set: its limits, and how the seats that learn are drawn."""
+        most, heat = self.settings.get("max_tokens"), self.settings.get("temperature")
+        return replace(
+            own, limits=self.limits(own.limits), max_tokens=own.max_tokens if most is None else int(most),
+            temperature=own.temperature if heat is None else heat)
 
     def concurrency(self, own: int) -> int:
         """How many episodes are played at once."""
         value = self.settings.get("concurrency")
         return own if value is None else int(value)
+
+    def call_seconds(self, own: float) -> float:
+        """The longest wait for one reply."""
+        value = self.settings.get("call_seconds")
+        return own if value is None else value
 
     def _set(self, settings: Mapping[str, float | None]) -> None:
         self.settings.update(settings)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from polyturn.desk import Budget, Desk, Log
@@ -19,7 +20,7 @@ from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
 from polyturn.rollout.world import Rules, World, fork, over
 from polyturn.seeds import derive
-from polyturn.types import Episode, Message, PolicyInfo, Seat, Stop, root_of
+from polyturn.types import Episode, Message, PolicyInfo, Sampling, Seat, Stop, root_of
 from polyturn.waits import Waiting
 
 
@@ -44,6 +45,7 @@ async def play_episode(
         place.id, policies, seed=derive(match.seed, match.task.id), trial=place.trial, recorder=recorder,
         call_timeout_s=call_timeout_s,
     )
+    log.drawn = partial(_drawn, match)
     cast = _cast(match)
     stored = getattr(match.suite, "stored", None)
     if stored is not None and (quoted := stored(match.task)) is not None:
@@ -69,6 +71,15 @@ def parent_of(match: Match) -> str:
     """The stored turn that a match answers again; empty for play."""
     parent = getattr(match.suite, "parent", None)
     return "" if parent is None else str(parent(match.task))
+
+
+def _drawn(match: Match, seat: Seat, own: Sampling) -> Sampling:
+    """How a seat's reply is drawn under what the match says of the seats that learn."""
+    if root_of(seat) not in match.train:
+        return own
+    most = own.max_tokens if match.max_tokens is None else min(own.max_tokens, match.max_tokens)
+    heat = own.temperature if match.temperature is None or own.temperature == 0 else match.temperature
+    return replace(own, max_tokens=most, temperature=heat)
 
 
 def _cast(match: Match) -> dict[Seat, Player]:

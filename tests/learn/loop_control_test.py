@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from polyturn.agents.chat import ChatAgent
+from polyturn.audit.report import audit_run
+from polyturn.envs.arithmetic import arithmetic
 from polyturn.errors import Stopped
 from polyturn.learn.loop import train
 from polyturn.learn.run import Run
+from polyturn.policies.scripted import Scripted
+from polyturn.protocols import Match, Player
 from polyturn.record.control import ask
+from polyturn.record.read import read_credit, read_episodes
+from polyturn.rollout.episode import Place, play_episode
+from polyturn.types import Sampling
 from tests.learn.loop_test import a_run, numbers, stage
 from tests.policies.tiny import tiny_local, tiny_model
 
@@ -27,7 +35,7 @@ def asking(run: Run, at: Mapping[int, tuple[str, dict[str, float | None]]]) -> N
 
 async def test_a_stopped_run_goes_on_with_what_was_set(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    limit = {"tokens": 4.0}
+    limit: dict[str, float | None] = {"tokens": 4.0, "temperature": 0.7}
     whole, whole_run = tiny_local(deterministic=True), a_run(tmp_path / "whole")
     asking(whole_run, {1: ("set", limit)})
     await train(whole_run, stage(whole, iterations=6), save_every=2)
@@ -50,3 +58,38 @@ async def test_a_stopped_run_goes_on_with_what_was_set(tmp_path: Path) -> None:
         {k: v for k, v in row.items() if k not in gone} for row in numbers(whole_run)]
     for model in (whole, first, second):
         model.close()
+
+
+async def test_temperature_and_longest_reply_are_recorded_and_learned_from_as_they_were_drawn(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    model, run = tiny_local(deterministic=True), a_run(tmp_path / "run")
+    asking(run, {0: ("set", {"temperature": 0.5, "max_tokens": 3.0}), 1: ("set", {"max_tokens": 99.0})})
+    await train(run, stage(model, iterations=3), save_every=100)
+    run.recorder.close()
+    model.close()
+    drawn = {
+        (episode.iteration, turn.sampling.temperature, turn.sampling.max_tokens)
+        for episode in read_episodes(run.folder) for turn in episode.trajectories[0].turns}
+    assert drawn == {(0, 1.0, 6), (1, 0.5, 3), (2, 0.5, 6)}  # 99 is above what the agent asks for
+    spans = {(e.id, i): span for e in read_episodes(run.folder) for i, span in enumerate(e.trajectories[0].spans)}
+    rows = [row for row in read_credit(run.folder) if row["iteration"] > 0]
+    gaps = [abs(old - drawn) for row in rows for old, drawn in zip(
+        row["old"], spans[row["episode"], row["span"]].logprobs, strict=True)]  # type: ignore[arg-type]
+    assert gaps and max(gaps) < 1e-4
+    assert audit_run(run.folder).faults == []
+
+
+@pytest.mark.parametrize(("train", "own", "expected"), [
+    (frozenset({"agent"}), Sampling(), (0.5, 7)), (frozenset({"agent"}), Sampling(0.0, max_tokens=5), (0.0, 5)),
+    (frozenset(), Sampling(), (1.0, 256)),
+])
+async def test_only_seats_that_learn_are_drawn_otherwise(
+    train: frozenset[str], own: Sampling, expected: tuple[float, int]
+) -> None:
+    sums = arithmetic()
+    task = next(iter(sums.tasks("test")))
+    match = Match(sums, task, {"agent": Player(lambda: ChatAgent(sampling=own), "main")}, train=train, max_tokens=7,
+                  temperature=0.5)
+    episode = await play_episode(match, {"main": Scripted(lambda messages: "1", name="main")}, Place("e"))
+    used = episode.trajectories[0].turns[0].sampling
+    assert (used.temperature, used.max_tokens) == expected

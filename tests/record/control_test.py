@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from polyturn.envs.arithmetic import arithmetic as suite
 from polyturn.errors import BadInput, Stopped, UnknownName
+from polyturn.protocols import Match
 from polyturn.record.control import FILE, Control, ask, is_paused, orders
 from polyturn.record.write import RunRecorder, open_run
-from polyturn.types import Limits
+from polyturn.types import Limits, Task
 
 
 @pytest.fixture
@@ -49,7 +52,13 @@ async def test_checkpoint_and_limits(recorder: RunRecorder) -> None:
     ask(recorder.folder, "set", {"tokens": None})
     await control.between("learn", 5, save)
     assert control.limits(Limits(tokens=9)) == Limits(tokens=9, seconds=1.5)
+    match = Match(suite(), Task("t", "f"), {}, limits=Limits(tokens=9))
+    assert control.match(match) == replace(match, limits=Limits(tokens=9, seconds=1.5))
+    ask(recorder.folder, "set", {"temperature": 0.5, "max_tokens": 7, "call_seconds": 2.5})
     await control.between("learn", 6, save)
+    assert control.match(match) == replace(
+        match, limits=Limits(tokens=9, seconds=1.5), temperature=0.5, max_tokens=7)
+    assert control.call_seconds(600.0) == 2.5 and Control(recorder.folder).call_seconds(600.0) == 600.0
     assert save.count == 1  # each order once
     recorder.close()
 

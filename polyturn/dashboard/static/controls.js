@@ -1,7 +1,7 @@
 // Pause, resume, checkpoint, stop, limits: what a person asks of a run that is at work.
 import { h, post, when } from "./dom.js";
 
-const WHAT = { tokens: "sampled tokens a seat", model_calls: "model calls a seat", tool_calls: "tool calls a seat", env_steps: "environment steps", seconds: "seconds a seat", concurrency: "episodes at once" };
+const WHAT = { tokens: "sampled tokens a seat", model_calls: "model calls a seat", tool_calls: "tool calls a seat", env_steps: "environment steps", seconds: "seconds a seat", max_tokens: "longest reply, tokens", temperature: "temperature", concurrency: "episodes at once", call_seconds: "longest wait for a reply, seconds" };
 
 /** Survives redrawing: what is being typed, and the last answer. */
 const kept = { open: false, values: {}, said: "" };
