@@ -59,6 +59,7 @@ LAYER = {
     **dict.fromkeys(("policies", "contexts", "agents", "envs", "verifiers", "advantages", "losses"), "2b"),
     **dict.fromkeys(("rollout", "learn"), "3a"),
     **dict.fromkeys(("evaluate", "diagnose", "synthesize", "learn.loop"), "3b"),
+    "learn.decoupled": "3bb",
     "control": "3c",
     "conformance": "3d",
     **dict.fromkeys(("methods", "conformance", "audit", "doctor"), "4"),

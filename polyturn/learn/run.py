@@ -78,6 +78,12 @@ class Run:
         for name, part in parts.items():
             part.restore(found[name])
 
+    def found(self, part: str) -> Any:
+        """The state of one part in the checkpoint that was found. Raises: BadInput where it has no such part."""
+        parts = checkpoint.load(self._state_folder)["parts"]
+        checkpoint.check_names([part], parts.keys() & {part})
+        return parts[part]
+
     def model_folder(self, name: str) -> Path:
         """Where the model of a stage is kept."""
         return self.folder / "checkpoints" / name

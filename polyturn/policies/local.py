@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from polyturn.policies.sampler.request import Request, drawn_request, scored_req
 from polyturn.policies.sampler.weights import base_of, refresh, twin_of
 from polyturn.protocols import Completion, Written
 from polyturn.seeds import derive
-from polyturn.types import Finish, FloatArray, IntArray, Message, PolicyInfo, Sampling, Tool, Usage
+from polyturn.types import EMPTY, Finish, FloatArray, IntArray, Message, PolicyInfo, Sampling, Tool, Usage
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -208,11 +208,19 @@ class Local:
 
     # -------------------------------------------------------- weights
 
-    def publish(self, version: int) -> None:
+    def publish(self, version: int, weights: Mapping[str, torch.Tensor] = EMPTY) -> None:
         """Samples from the model's weights of now on, as ``version``; requests at work finish with the old ones first.
-        Caches of old weights are dropped."""
+        Caches of old weights are dropped. ``weights`` (parameter -> value) are written into the model before, in the
+        same pause: of a model that no learner shares. Raises: BadInput for a parameter that it does not have."""
+        own = dict(self.model.named_parameters()) if weights else {}
+        strange = sorted(weights.keys() - own.keys())
+        if strange:
+            raise BadInput(f"{self.name} has no parameter {strange[0]!r}; these weights are of another model")
 
         def take_over() -> None:
+            with torch.no_grad():
+                for name, value in weights.items():
+                    own[name].copy_(value)
             refresh(self.sampling_model, self.model)
             self._engine.stepper.drop()
             self._engine.version = self.version = version

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -23,30 +23,31 @@ OPEN = "the record ends before the episode does"
 
 
 def read_episodes(
-    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False
+    folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False, void: bool = False
 ) -> Iterator[Episode]:
     """The episodes that count, in the order in which they ended, equal to those recorded, with their later scores.
 
     ``include_open`` adds those that a kill cut short: their turns, under ``stop.kind == "error"``; task and seed are
-    not known. Raises: BadInput for a damaged line, with its number, unless ``skip_corrupt``.
+    not known. ``void``: in their place those that the last rewind made void: what a kill left unclaimed. Raises:
+    BadInput for a damaged line, with its number, unless ``skip_corrupt``.
     """
-    for _, episode in read_plays(folder, include_open=include_open, skip_corrupt=skip_corrupt):
+    for _, episode in read_plays(folder, include_open=include_open, skip_corrupt=skip_corrupt, void=void):
         yield episode
 
 
 def read_plays(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False,
-    only: Collection[_Key] | None = None,
+    only: Collection[_Key] | None = None, void: bool = False,
 ) -> Iterator[tuple[_Key, Episode]]:
     """As :func:`read_episodes`, each with its key (attempt, play), unique in the run; ``only`` some keys if given."""
-    for key, plain in read_plain(folder, include_open=include_open, skip_corrupt=skip_corrupt):
+    for key, plain in read_plain(folder, include_open=include_open, skip_corrupt=skip_corrupt, void=void):
         if only is None or key in only:
             yield key, _EPISODE.decode(plain)
 
 
 def read_plain(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False,
-    since: Mapping[str, Place] = EMPTY, upto: Mapping[str, Place] = EMPTY,
+    since: Mapping[str, Place] = EMPTY, upto: Mapping[str, Place] = EMPTY, void: bool = False,
 ) -> Iterator[tuple[_Key, dict[str, Any]]]:
     """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it.
 
@@ -58,16 +59,20 @@ def read_plain(
         return
     # A run that is at work writes turns before their episode, and an episode before its scores.
     held = ended.stat().st_size if ended.exists() else 0
-    lines = _by_play(path, skip_corrupt=skip_corrupt, since=since.get("turns", START))
-    scores = _scores(_table(folder, "scores"), skip_corrupt, since.get("scores", START), upto.get("scores"))
+    also: Literal["", "too"] = "too" if void else ""  # such an episode may have turns that count, from before the mark
+    lines = _by_play(path, skip_corrupt=skip_corrupt, since=since.get("turns", START), void=also)
+    given = read_lines(_table(folder, "scores"), skip_corrupt=skip_corrupt, since=since.get("scores", START),
+                       upto=upto["scores"].offset if "scores" in upto else None, void=also)
+    scores = _scores(given)
     last = min(held, upto["episodes"].offset) if upto else held
     with path.open("rb") as turns:
-        for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=last, since=since.get("episodes", START)):
+        for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=last, since=since.get("episodes", START),
+                               void="only" if void else ""):
             row = line.row()
             key = (row["attempt"], row["play"])
             plain = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
-            for verifier, given in [*scores.pop(key, []), *scores.pop(plain["id"], [])]:
-                plain["scores"][verifier] = given
+            for verifier, values in [*scores.pop(key, []), *scores.pop(plain["id"], [])]:
+                plain["scores"][verifier] = values
             yield key, plain
         if include_open:
             for key, found in lines.items():
@@ -219,21 +224,20 @@ def play_of(path: Path, line: Line) -> _Key:
     return int(match[1]), int(match[2])
 
 
-def _by_play(path: Path, *, skip_corrupt: bool, since: Place = START) -> dict[_Key, list[tuple[int, int]]]:
+def _by_play(
+    path: Path, *, skip_corrupt: bool, since: Place = START, void: Literal["", "too"] = ""
+) -> dict[_Key, list[tuple[int, int]]]:
     """(attempt, play) -> where its lines stand, in order."""
     found: dict[_Key, list[tuple[int, int]]] = {}
-    for line in read_lines(path, skip_corrupt=skip_corrupt, since=since):
+    for line in read_lines(path, skip_corrupt=skip_corrupt, since=since, void=void):
         found.setdefault(play_of(path, line), []).append((line.offset, len(line.data)))
     return found
 
 
-def _scores(
-    path: Path, skip_corrupt: bool, since: Place, upto: Place | None
-) -> dict[_Key | str, list[tuple[str, Any]]]:
+def _scores(lines: Iterator[Line]) -> dict[_Key | str, list[tuple[str, Any]]]:
     """Play (episode id where the play is not known) -> the verifiers and scores given, in order."""
     found: dict[_Key | str, list[tuple[str, Any]]] = {}
-    last = None if upto is None else upto.offset
-    for line in read_lines(path, skip_corrupt=skip_corrupt, since=since, upto=last):
+    for line in lines:
         row = line.row()
         key = row["episode"] if row["play"] is None else (row["attempt"], row["play"])
         found.setdefault(key, []).append((row["verifier"], row["scores"]))

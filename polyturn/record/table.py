@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import orjson
@@ -135,20 +135,25 @@ START = Place()
 
 
 def read_lines(
-    path: Path, *, skip_corrupt: bool = False, upto: int | None = None, since: Place = START
+    path: Path, *, skip_corrupt: bool = False, upto: int | None = None, since: Place = START,
+    void: Literal["", "only", "too"] = "",
 ) -> Iterator[Line]:
     """The rows of a table that count, in order: no marks, nothing that a rewind made void, no torn last line.
 
     ``since``: only what stands behind this place. ``upto``: only what stood in the first so many bytes, for a table
-    that is being written.
+    that is being written. ``void``: what the last rewind made void, and no earlier one, comes ``too``, or in the place
+    of what counts (``only``).
     Raises: BadInput for a line that is not what its checksum says, with its number (``skip_corrupt`` passes over it);
     Rewound if rows before ``since`` were made void later on. A table that was never written has no rows.
     """
-    _, void = _marks(path, since)
+    _, gone = _marks(path, since)
+    wanted = gone.pop() if void and gone else (0, 0)
     for line in lines_from(path, since):
         if upto is not None and line.offset >= upto:
             return
-        if any(first < line.number <= last for first, last in void):
+        if any(first < line.number <= last for first, last in gone):
+            continue
+        if void == "only" and not wanted[0] < line.number <= wanted[1]:
             continue
         if not is_whole(line.data):
             if skip_corrupt:

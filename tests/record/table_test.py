@@ -90,3 +90,13 @@ def test_damage_in_a_void_stretch_does_not_matter(tmp_path: Path) -> None:
     path = filled(tmp_path / "t.jsonl", {"mark": "a"}, {"n": 2}, {"rewind": "a"}, {"n": 3})
     path.write_bytes(path.read_bytes().replace(b'"n":2', b'"n":9'))
     assert numbers(path) == [3]
+
+
+def test_what_the_last_rewind_made_void_can_be_read(tmp_path: Path) -> None:
+    """1 | mark | 2 | rewind | 3 | rewind | 4: the first rewind made 2 void, the second 3."""
+    lines = ({"n": 1}, {"mark": "m"}, {"n": 2}, {"rewind": "m"}, {"n": 3}, {"rewind": "m"}, {"n": 4})
+    path = filled(tmp_path / "t.jsonl", *lines)
+    assert numbers(path) == [1, 4]
+    assert [line.row()["n"] for line in read_lines(path, void="only")] == [3]
+    assert [line.row()["n"] for line in read_lines(path, void="too")] == [1, 3, 4]
+    assert list(read_lines(filled(tmp_path / "u.jsonl", {"n": 1}), void="only")) == []
