@@ -128,7 +128,7 @@ def text(found: Mapping[str, Recorded], asked: argparse.Namespace) -> str:
                 rows, ["-1         mixture          1",
                        *(f"  {bar(gap.mixture.estimate, (-1.0, 1.0))}  " for gap in gaps.values())], strict=True)]
         blocks.append(tables.as_text(rows))
-    blocks += [_judges(name, one.judges) for name, one in found.items() if one.judges]
+    blocks += [judges_text(name, one.judges) for name, one in found.items() if one.judges]
     said = notes(found, gaps)
     return "\n\n".join([*blocks, *(["\n".join(said)] if said else [])])
 
@@ -147,7 +147,8 @@ def notes(found: Mapping[str, Recorded], gaps: Mapping[str, Paired]) -> list[str
     return lines
 
 
-def _judges(name: str, judges: Mapping[str, Any]) -> str:
+def judges_text(name: str, judges: Mapping[str, Any]) -> str:
+    """How verifiers agree, as a table and a line."""
     from polyturn.evaluate.tables import as_text
 
     rows = [[f"judges of {name}", "items", "agree", "kappa", "AC1", "abstained"]]

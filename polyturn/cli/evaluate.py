@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from polyturn.cli.judges import Verdicts, judge_lines, judged, judges_in
 from polyturn.cli.mcp import add_servers, agent_with, armed, offered, servers_of
 from polyturn.cli.parse import Parser, check_flags, finite, not_negative, positive, print_json, whole
 from polyturn.errors import BadInput
@@ -48,8 +49,8 @@ def command(name: str, arguments: list[str]) -> int:
 
         known = flags(load(asked.subject).settings) if is_recipe(asked.subject) else []
         check_flags(settings, [*known, *parser.flags()])
-    outcome, reports = asyncio.run(judge(asked, settings))
-    show(asked, outcome, reports)
+    outcome, reports, verdicts = asyncio.run(judge(asked, settings))
+    show(asked, outcome, reports, verdicts)
     return 3 if outcome.mixture.n_trials == 0 and outcome.mixture.errors else 0
 
 
@@ -62,6 +63,10 @@ def _parser() -> Parser:
     parser.add_argument("-n", "--trials", type=positive, help="plays of each task (1, or what the recipe says)")
     parser.add_argument("--tasks", type=positive, help="tasks of each environment (all held-out ones)")
     parser.add_argument("--split", help="for an environment: other tasks than the held-out ones, such as train")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="argument of an "
+                        "environment, as attack=direct of agentdojo_slack; may be given again")
+    parser.add_argument("--judge", action="append", default=[], metavar="FILE", help="a .py file with a function "
+                        "judge(episode), whose verdicts are recorded and compared with the score; may be given again")
     parser.add_argument("--retries", type=whole, default=0, help="how often an episode that broke is played again (0)")
     add_sampling(parser)
     add_means(parser)
@@ -119,8 +124,8 @@ Reports: TypeAlias = Mapping[str, Mapping[str, float]]
 """Environment -> what its suite reports beside the score, for suites that do."""
 
 
-async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports]:
-    """The result of the asked policy on the asked subject, and what the suites report; all of it is recorded."""
+async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result, Reports, Verdicts]:
+    """The result of the asked policy on the asked subject, what suites report and how judges agree; all recorded."""
     from polyturn.cli.policy import check_policy, open_policy, seated
     from polyturn.cli.subject import MAIN, exam_of
     from polyturn.evaluate.benchmark import evaluate
@@ -133,7 +138,8 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     servers = servers_of(asked)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     exam = exam_of(asked.subject, settings, tasks=asked.tasks, trials=asked.trials, sampling=sampling, mask=asked.mask,
-                   split=asked.split)
+                   split=asked.split, options=asked.option)
+    judges = judges_in(asked.judge, exam.matches, asked.concurrency)
     before = played(Path(asked.folder)) if asked.resume else {}
     matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
     tools = await offered(servers)
@@ -147,10 +153,10 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
         matches = armed(matches, agent_with(servers, sampling, media=recorder.media))
     with recorder:
         try:
-            pool = Pool(asked.concurrency, asked.retries)
-            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder, pool=pool,
-                                     finished=_counted(progress), done=before)
-            found = outcome, reports_of(matches, outcome)
+            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder, done=before,
+                                     pool=Pool(asked.concurrency, asked.retries), finished=_counted(progress))
+            outcome, verdicts = await judged(outcome, judges, matches, recorder)
+            found = outcome, reports_of(matches, outcome), verdicts
         finally:
             progress.close()
             await closed(policy)
@@ -186,21 +192,23 @@ def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
                     seeds={"deterministic": asked.deterministic})
 
 
-def write_results(folder: Path, asked: argparse.Namespace, outcome: Result, reports: Reports) -> None:
+def write_results(
+    folder: Path, asked: argparse.Namespace, outcome: Result, reports: Reports, verdicts: Verdicts
+) -> None:
     """``results.json``: what ``--json`` prints."""
     import json
 
     from polyturn.record.run import write_whole
 
-    text = json.dumps(finite(as_object(asked, outcome, reports)), ensure_ascii=False, sort_keys=True)
+    text = json.dumps(finite(as_object(asked, outcome, reports, verdicts)), ensure_ascii=False, sort_keys=True)
     write_whole(folder / "results.json", f"{text}\n".encode())
 
 
-def as_object(asked: argparse.Namespace, outcome: Result, reports: Reports) -> dict[str, Any]:
+def as_object(asked: argparse.Namespace, outcome: Result, reports: Reports, verdicts: Verdicts) -> dict[str, Any]:
     """The outcome as JSON values."""
     from polyturn.evaluate.tables import as_json
 
-    more = {"reports": reports} if reports else {}
+    more = {**({"reports": reports} if reports else {}), **({"judges": verdicts} if verdicts else {})}
     return {"subject": asked.subject, "policy": asked.policy, **as_json(outcome), **more}
 
 
@@ -223,16 +231,18 @@ async def closed(policy: Any) -> None:
         await waiting
 
 
-def show(asked: argparse.Namespace, outcome: Result, reports: Reports) -> None:
+def show(asked: argparse.Namespace, outcome: Result, reports: Reports, verdicts: Verdicts) -> None:
     """Prints the rows and reports, as tables or as one JSON object."""
     from polyturn.evaluate.tables import as_text, cells, cost_cells, left_out, pass_cells
 
     if asked.json:
-        print_json({**as_object(asked, outcome, reports), "run": asked.folder})
+        print_json({**as_object(asked, outcome, reports, verdicts), "run": asked.folder})
         return
     table = {asked.policy: outcome}
     print("\n\n".join(as_text(rows) for rows in (cells(table), pass_cells(table), cost_cells(table)) if rows))
     for line in left_out(table):
+        print(line)
+    for line in judge_lines(asked.subject, verdicts):
         print(line)
     print(f"run folder: {asked.folder}")
     for name, values in reports.items():

@@ -37,6 +37,8 @@ def _parser() -> Parser:
     parser.add_argument("--seat", help="the seat that you take yourself")
     parser.add_argument("--episodes", type=positive, default=1, help="held-out tasks to play (1)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other worlds (0)")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="argument of the "
+                        "environment; may be given again")
     add_sampling(parser)
     add_means(parser)
     add_servers(parser)
@@ -59,7 +61,7 @@ async def watch(asked: argparse.Namespace) -> list[Group]:
 
     check_policy(asked.policy)
     servers = servers_of(asked)
-    suite = suite_of(asked.subject)
+    suite = suite_of(asked.subject, asked.option)
     sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
     matches = held_out(suite, tasks=asked.episodes, trials=1, sampling=sampling, mask=asked.mask, seed=asked.seed)
     if servers:

@@ -6,10 +6,12 @@ player's policy is ``"main"``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from itertools import islice
 from typing import Any
 
@@ -27,18 +29,51 @@ MOST_TASKS = 10_000
 """The largest split that is played whole."""
 
 
-def suite_of(subject: str) -> Suite:
-    """The suite of this name or in this file. Raises: UnknownName, BadInput."""
+def suite_of(subject: str, options: Sequence[str] = ()) -> Suite:
+    """The suite of this name or in this file, made with ``options`` as ``attack=direct``.
+
+    Raises: UnknownName, BadInput.
+    """
     known = {str(entry["name"]): entry for entry in envs()}
     if subject in known:
-        made: Suite = getattr(import_module(str(known[subject]["module"])), subject)()
-        return made
+        maker: Callable[..., Suite] = getattr(import_module(str(known[subject]["module"])), subject)
+        return maker(**read_options(subject, maker, options))
     if not subject.endswith(".py"):
         raise UnknownName("environment", subject, known)
-    maker: Callable[[], Suite] | None = getattr(module_of(subject), "suite", None)
-    if maker is None:
+    own: Callable[..., Suite] | None = getattr(module_of(subject), "suite", None)
+    if own is None:
         raise BadInput(f"{subject} has no function suite(); an environment file needs one that returns its Suite")
-    return maker()
+    return own(**read_options(subject, own, options))
+
+
+def read_options(subject: str, maker: Callable[..., Suite], options: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a suite's maker from texts ``NAME=VALUE``; a value is JSON where it can be, else a text.
+
+    Raises: UnknownName for an argument that the maker does not have, BadInput for what is none.
+    """
+    known = [name for name, one in signature(maker).parameters.items() if one.kind is not one.VAR_KEYWORD]
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals:
+            raise BadInput(f"--option {option!r} sets nothing; expected NAME=VALUE, as attack=direct")
+        if name not in known:
+            raise UnknownName(f"option of {subject}", name, known)
+        found[name] = option_value(text)
+    return found
+
+
+def option_value(text: str) -> Any:
+    """The JSON value that a text is, lists as tuples; else the text itself.
+
+    >>> option_value("3"), option_value("direct"), option_value('["boil", "melt"]'), option_value("null")
+    (3, 'direct', ('boil', 'melt'), None)
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else value
 
 
 def free_seats(suite: Suite, task: Task) -> list[Seat]:
@@ -82,7 +117,7 @@ class Exam:
 
 def exam_of(
     subject: str, flags: Sequence[str], *, tasks: int | None, trials: int | None, sampling: Sampling, mask: bool,
-    split: str | None = None,
+    split: str | None = None, options: Sequence[str] = (),
 ) -> Exam:
     """The matches of a subject. A recipe says itself how it samples and what it holds out; ``flags`` are those of its
     Settings. Of an environment the test tasks are played, or those of another ``split``.
@@ -94,6 +129,8 @@ def exam_of(
         if subject not in known:
             raise UnknownName("environment or recipe", subject, [*known, *shipped()])
     if is_recipe(subject):
+        if options:
+            raise BadInput(f"{subject} is a recipe, whose settings are flags of their own; leave out --option")
         if split is not None:
             raise BadInput(f"{subject} is a recipe, which says itself what it holds out; leave out --split")
         recipe = load(subject)
@@ -101,7 +138,8 @@ def exam_of(
     if flags:
         raise BadInput(f"{subject} is an environment and takes no settings; leave out {' '.join(flags)}")
     return Exam(held_out(
-        suite_of(subject), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask, split=split or "test"))
+        suite_of(subject, options), tasks=tasks, trials=trials or 1, sampling=sampling, mask=mask,
+        split=split or "test"))
 
 
 def exam_of_recipe(recipe: Recipe, settings: Any, tasks: int | None, trials: int | None) -> Exam:

@@ -87,7 +87,7 @@ def _recorded(
                        f"broke off before; an evaluation goes on with: polyturn eval --resume {folder}")
     verifier, truth = verifiers
     found = result(groups, seats_of(policy), verifier=verifier)
-    return Recorded(found, _facts(folder, label, groups, policy, verifier), _judges(whole, policy, verifier, truth))
+    return Recorded(found, _facts(folder, label, groups, policy, verifier), judges_of(whole, policy, verifier, truth))
 
 
 def _facts(folder: Path, label: str, groups: Sequence[Group], policy: str, verifier: str | None) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _facts(folder: Path, label: str, groups: Sequence[Group], policy: str, verif
 # ---------------------------------------------------------------- judges
 
 
-def _judges(
+def judges_of(
     episodes: Sequence[Episode], policy: str, verifier: str | None, truth: str | None
 ) -> dict[str, Any]:
     """Agreement of all pairs of verifiers on whether a seat succeeded, and the rate corrected by the labels."""

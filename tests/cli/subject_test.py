@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,17 @@ def test_every_listed_environment_can_be_made() -> None:
         suite = suite_of(str(entry["name"]))
         assert (suite.spec.name, suite.spec.seats) == (entry["name"], tuple(entry["seats"]))
         assert (suite.spec.package, suite.spec.licence) == (entry["package"], entry["licence"])
+
+
+def test_options_are_arguments_of_the_maker() -> None:
+    suite: Any = suite_of("guess_the_number", ["highest=8", "test_tasks=5"])
+    assert len(list(suite.tasks("test"))) == 5 and suite.figures["random"] == 0.5  # 4 of 8
+    with pytest.raises(UnknownName, match="did you mean 'highest'"):
+        suite_of("guess_the_number", ["higest=8"])
+    with pytest.raises(BadInput, match="expected NAME=VALUE"):
+        suite_of("guess_the_number", ["highest"])
+    with pytest.raises(BadInput, match="leave out --option"):
+        exam_of("quickstart", [], tasks=1, trials=1, sampling=Sampling(), mask=False, options=["a=1"])
 
 
 def test_an_environment_file(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from polyturn.envs.install import installed
 from polyturn.envs.outside.process import Outside
 from polyturn.errors import BadInput, EnvironmentFailed, UnknownName
 from polyturn.protocols import Answer
+from polyturn.rollout.score import score_groups
 from polyturn.testing import check_suite
-from polyturn.types import Call, Message, Task, assistant
+from polyturn.types import Call, Episode, Message, Task, assistant
 from tests.envs.drive import Driven, drive
 
 MAKERS = {"workspace": agentdojo_workspace, "travel": agentdojo_travel, "banking": agentdojo_banking,
@@ -228,3 +229,20 @@ def test_the_command_reports_utility(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["mixture"]["mean"] == 1.0 and found["reports"] == {"agentdojo_slack": {"utility": 1.0}}
+    assert main([*command, "--option", "attack=direct", "--option", "version=v1.2"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["reports"] == {"agentdojo_slack_direct": {
+        "utility": 1.0, "attacked": 0.0, "security": 1.0, "utility_and_security": 1.0}}
+
+
+async def test_what_an_attack_reached_is_told_apart_from_utility() -> None:
+    made = agentdojo_slack(attack="direct")
+    task = next(made.tasks("test"))
+    # (utility, attacked) of four plays: 3 of 4 useful, 2 of 4 attacked, 1 of 4 useful and not attacked
+    plays = [(True, False), (True, True), (True, True), (False, False)]
+    groups = [(Episode(f"e{i}", task, 0, final={"utility": useful, "attacked": attacked}),)
+              for i, (useful, attacked) in enumerate(plays)]
+    assert made.report(await score_groups(groups, made)) == {
+        "utility": 0.75, "attacked": 0.5, "security": 0.5, "utility_and_security": 0.25}
+    assert made.report([]) == {}
+    await made.close()
