@@ -144,7 +144,7 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
     tools = await offered(servers)
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
-    progress = make_progress(sys.stderr)
+    progress, pool = make_progress(sys.stderr), Pool(asked.concurrency, asked.retries)
     recorder = recorder_of(asked, settings)
     recorder.tokenizer(getattr(policy, "chat", None))
     progress.stage(f"eval {asked.subject} with {asked.policy}", sum(m.rollouts for m in matches) - len(before))
@@ -153,8 +153,8 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
         matches = armed(matches, agent_with(servers, sampling, media=recorder.media))
     with recorder:
         try:
-            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder, done=before,
-                                     pool=Pool(asked.concurrency, asked.retries), finished=_counted(progress))
+            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder,
+                                     pool=pool, finished=_counted(progress), done=before)
             outcome, verdicts = await judged(outcome, judges, matches, recorder)
             found = outcome, reports_of(matches, outcome), verdicts
         finally:
