@@ -118,7 +118,7 @@ def vllm(python: str, scripts: Sequence[Script], dtype: str, repeats: int) -> tu
     told = json.loads(done.stdout.splitlines()[-1])
     expected = sum(sum(script.lengths) for script in scripts)
     assert set(told["written"]) == {expected}, (told["written"], expected)
-    return Timing(tuple(told["seconds"]), ()), str(told["version"])
+    return Timing(tuple(told["seconds"]), tuple(told["cpu_seconds"])), str(told["version"])
 
 
 # ---------------------------------------------------------------- one decode step

@@ -42,13 +42,15 @@ def main() -> None:
     def params(count: int) -> Any:
         return vllm.SamplingParams(temperature=1.0, max_tokens=count, min_tokens=count, ignore_eos=True, logprobs=0)
 
-    seconds, written = [], []
+    seconds, spent, written = [], [], []
     for _ in range(repeats + 1):
         llm.reset_prefix_cache()
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         written.append(play(llm, params, scripts))
         seconds.append(time.perf_counter() - began)
-    print(json.dumps({"version": vllm.__version__, "seconds": seconds[1:], "written": written[1:]}))
+        spent.append(time.process_time() - busy)
+    told = {"version": vllm.__version__, "seconds": seconds[1:], "cpu_seconds": spent[1:], "written": written[1:]}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
