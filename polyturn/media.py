@@ -42,6 +42,7 @@ class Media:
         if name in self._known:
             return name
         path = self.path(name)
+        self._refuse_links(path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
@@ -54,12 +55,19 @@ class Media:
     def get(self, name: str) -> bytes:
         """The bytes. Raises: UnknownName where there are none; BadInput where the file was changed."""
         path = self.path(name)
+        self._refuse_links(path)
         if not path.exists():
             raise UnknownName("media", name, (found.name for found in self.folder.glob("??/*")))
         data = path.read_bytes()
         if sha256(data).hexdigest() != name:
             raise BadInput(f"{path} was changed: its bytes no longer have the sha256 that it is named by")
         return data
+
+    def _refuse_links(self, path: Path) -> None:
+        """Raises: BadInput for a link in the folder of a run that came from others: it may lead anywhere."""
+        for place in (path, path.parent):
+            if place.is_symlink():
+                raise BadInput(f"{place} is a link; media are files in their own folder")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _NAME.fullmatch(name) is not None and self.path(name).exists()

@@ -54,7 +54,7 @@ BENCHMARKS = [read(path) for path in sorted((ROOT / "benchmarks").rglob("*.py"))
 LAYER = {
     **dict.fromkeys(("types", "errors", "seeds", "paper", "cache"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs", "paths"), "1"),
-    **dict.fromkeys(("retrieval", "forest", "media", "told", "waits"), "1"),
+    **dict.fromkeys(("retrieval", "forest", "media", "told", "waits", "visitors"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),
     **dict.fromkeys(("policies", "contexts", "agents", "envs", "verifiers", "advantages", "losses"), "2b"),
     **dict.fromkeys(("rollout", "learn"), "3a"),
@@ -71,7 +71,7 @@ CONTROL_MAY = {
     "record", "progress", "advantages", "losses", "learn.population", "learn.curriculum", "learn.checkpoint",
     "evaluate.payoff",
 }
-DASHBOARD_MAY = {"record", "types", "errors", "media", "evaluate.stats"}
+DASHBOARD_MAY = {"record", "types", "errors", "media", "evaluate.stats", "visitors"}
 
 
 def unit(place: tuple[str, ...]) -> str:
@@ -393,7 +393,7 @@ def test_imports_make_no_cycle() -> None:
 
 OWN_TESTS = {
     "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "recipes/resume",
-    "rollout/deterministic", "wheel",
+    "rollout/deterministic", "security", "wheel",
 }
 """Tests that mirror no module."""
 

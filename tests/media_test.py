@@ -37,3 +37,33 @@ def test_a_changed_file_is_not_given_out(tmp_path: Path) -> None:
     store.path(name).write_bytes(b"after")
     with pytest.raises(BadInput, match="changed"):
         store.get(name)
+
+
+@pytest.mark.parametrize("name", [
+    "/etc/passwd", "..", "../../run.json", "a" * 63 + "\n", "a" * 64 + "\n", "a" * 64 + "\0", "\u0661" * 64,
+    "\uff41" * 64, "aa/" + "a" * 61, "\u202e" + "a" * 63, "CON", "a" * 10_000,
+])
+def test_names_that_would_leave_the_folder(tmp_path: Path, name: str) -> None:
+    """Absolute, upwards, with ends of lines and of texts, digits and letters of other alphabets."""
+    store = Media(tmp_path)
+    assert name not in store
+    for use in (store.path, store.get):
+        with pytest.raises(BadInput, match="sha256"):
+            use(name)
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """A run that others made may hold links in the place of media, and of their folders."""
+    outside, name = tmp_path / "outside", sha256(b"secret").hexdigest()
+    outside.mkdir()
+    (outside / name).write_bytes(b"secret")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / name[:2]).symlink_to(outside)
+    for use in (lambda: Media(tmp_path / "media").get(name), lambda: Media(tmp_path / "media").put(b"secret")):
+        with pytest.raises(BadInput, match="is a link"):
+            use()
+    (tmp_path / "media" / name[:2]).unlink()
+    (tmp_path / "media" / name[:2]).mkdir()
+    (tmp_path / "media" / name[:2] / name).symlink_to(outside / name)
+    with pytest.raises(BadInput, match="is a link"):
+        Media(tmp_path / "media").get(name)

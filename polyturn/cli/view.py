@@ -109,7 +109,7 @@ def serve(watch: Watch, listening: socket.socket, token: str, names: tuple[str, 
     app = make_app(watch, token=token, hosts=names)
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off",
-        loop="asyncio", http="h11")
+        loop="asyncio", http="h11", limit_concurrency=256)
     watch.start()
     try:
         uvicorn.Server(settings).run(sockets=[listening])

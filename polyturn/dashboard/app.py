@@ -13,7 +13,7 @@ import orjson
 
 from polyturn.dashboard import query
 from polyturn.dashboard.episode import episode_view
-from polyturn.dashboard.guard import COOKIE, Guard, TooLong
+from polyturn.dashboard.guard import COOKIE, Guard, TooLong, TooSlow
 from polyturn.dashboard.overview import compared, run_rows, run_view
 from polyturn.dashboard.watch import Watch, Watched
 from polyturn.errors import BadInput, PolyturnError, UnknownName
@@ -29,6 +29,8 @@ MIME = re.compile(r"(image/(png|jpeg|gif|webp)|audio/[\w.+-]+|video/[\w.+-]+)")
 """What is shown in place; anything else is offered as a file. SVG may hold scripts and is not shown."""
 LIVE_S = 0.5
 """Between two looks for changes."""
+MOST_LIVE = 64
+"""So many pages may listen for changes at once."""
 
 
 def make_app(watch: Watch, *, token: str, hosts: tuple[str, ...]) -> Guard:
@@ -55,7 +57,7 @@ def make_app(watch: Watch, *, token: str, hosts: tuple[str, ...]) -> Guard:
         Mount("/static", StaticFiles(directory=STATIC)),
         Route("/{path:path}", site.page),
     ]
-    app: Starlette = Starlette(routes=routes, exception_handlers={TooLong: _too_long})
+    app: Starlette = Starlette(routes=routes, exception_handlers={TooLong: _too_much, TooSlow: _too_much})
     guard = Guard(app, token=token, hosts=hosts)
     site.guard = guard
     return guard
@@ -67,6 +69,7 @@ class _Site:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.guard: Guard | None = None
+        self._listening = 0
 
     def page(self, request: Request) -> Response:
         from starlette.responses import FileResponse
@@ -164,12 +167,22 @@ class _Site:
 
     async def live(self, request: Request) -> Response:
         """Server-sent events: run -> version, whenever one changes."""
-        from starlette.responses import StreamingResponse
+        from starlette.responses import JSONResponse, StreamingResponse
 
+        if self._listening >= MOST_LIVE:
+            return JSONResponse({"error": f"{MOST_LIVE} pages listen already; close one"}, 429)
         return StreamingResponse(self._changes(request), media_type="text/event-stream",
                                  headers={"cache-control": "no-store"})
 
     async def _changes(self, request: Request) -> AsyncIterator[bytes]:
+        self._listening += 1
+        try:
+            async for news in self._news(request):
+                yield news
+        finally:
+            self._listening -= 1
+
+    async def _news(self, request: Request) -> AsyncIterator[bytes]:
         told: dict[str, int] = {}
         quiet = 0.0
         while not await request.is_disconnected():
@@ -221,10 +234,10 @@ def _asked(watched: Watched, body: bytes) -> dict[str, Any]:
     return {"id": order.id, "command": order.command}
 
 
-async def _too_long(request: Request, error: Exception) -> Response:
+async def _too_much(request: Request, error: Exception) -> Response:
     from starlette.responses import JSONResponse
 
-    return JSONResponse({"error": str(error)}, 413)
+    return JSONResponse({"error": str(error)}, 413 if isinstance(error, TooLong) else 408)
 
 
 def _whole(given: Mapping[str, str], name: str, default: int) -> int:

@@ -1,17 +1,19 @@
 """Who may ask the dashboard for what: token, host, origin, size and rate, checked before any route is reached.
 
 Wrong host: 421, which keeps a foreign page from reaching us under its own name (DNS rebinding). Foreign origin: 403.
-No token: 401, and after :data:`TRIES` wrong ones in a minute 429 for everybody who brings none. Too long: 413.
+No token: 401, and after :data:`TRIES` wrong ones in a minute 429 for everybody who brings none. Too long: 413; too
+slow: 408; too often: 429.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from polyturn.visitors import Pace, is_longer, refused
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +22,11 @@ COOKIE = "polyturn_token"
 MOST_BODY = 64 * 1024
 MOST_QUERY = 8 * 1024
 TRIES = 30
+"""Wrong tokens in a minute."""
+ASKED, ASKED_S = 1000, 10.0
+"""Requests within so many seconds, of all browsers together; a page asks about twenty at once, then one a second."""
+BODY_S = 20.0
+"""How long a body may take to arrive."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -39,8 +46,7 @@ class Guard:
         self.app = app
         self._token = token
         self.hosts = frozenset(hosts)
-        self._clock = clock
-        self._wrong: deque[float] = deque(maxlen=TRIES)
+        self._wrong, self._asked = Pace(TRIES, 60.0, clock), Pace(ASKED, ASKED_S, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,9 +61,9 @@ class Guard:
             await send(message)
 
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        refused = self._refused(scope, headers)
-        if refused is not None:
-            status, reason = refused
+        reasons = self._refused(scope, headers)
+        if reasons is not None:
+            status, reason = reasons
             page = scope["method"] == "GET" and "text/html" in headers.get("accept", "") and status == 401
             answer = (RedirectResponse("/enter", 303) if page else JSONResponse({"error": reason}, status))
             await answer(scope, receive, marked)
@@ -67,16 +73,16 @@ class Guard:
     def _refused(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if scope["type"] != "http":
             return 403, "only HTTP is spoken here"
-        if headers.get("host") not in self.hosts:
-            return 421, f"unknown host {headers.get('host')!r}; expected one of {', '.join(sorted(self.hosts))}"
-        origin = headers.get("origin")
-        if origin is not None and (origin == "null" or urlsplit(origin).netloc not in self.hosts):
-            return 403, f"origin {origin!r} is another site"
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] != "GET":
-            return 403, "the request comes from another site"
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BODY or len(scope.get("query_string", b"")) > MOST_QUERY:
+        why = refused(headers, self.hosts, pages=True)
+        if why is None and headers.get("sec-fetch-site") == "cross-site" and scope["method"] != "GET":
+            why = 403, "the request comes from another site"
+        if why is not None:
+            return why
+        if is_longer(headers, MOST_BODY) or len(scope.get("query_string", b"")) > MOST_QUERY:
             return 413, f"at most {MOST_BODY} bytes of body and {MOST_QUERY} of query are read"
+        if self._asked.is_full():
+            return 429, f"more than {ASKED} requests in {ASKED_S:g} s; wait a moment"
+        self._asked.note()
         if scope["path"].startswith(OPEN):
             return None
         return self._without_token(headers)
@@ -93,12 +99,12 @@ class Guard:
         """Whether it is the token; a wrong one is counted."""
         right = hmac.compare_digest(brought.encode(), self._token.encode())
         if not right:
-            self._wrong.append(self._clock())
+            self._wrong.note()
         return right
 
     def may_try(self) -> bool:
         """False for a minute after too many wrong tokens."""
-        return len(self._wrong) < TRIES or self._clock() - self._wrong[0] > 60
+        return not self._wrong.is_full()
 
 
 def _cookie(header: str) -> str:
@@ -110,13 +116,23 @@ class TooLong(Exception):
     """More body than is read."""
 
 
+class TooSlow(Exception):
+    """A body that does not arrive."""
+
+
 def _bounded(receive: Receive) -> Receive:
-    read = 0
+    read, whole = 0, False
+    until = time.monotonic() + BODY_S
 
     async def bounded() -> Any:
-        nonlocal read
-        message = await receive()
+        nonlocal read, whole
+        try:
+            async with asyncio.timeout(None if whole else max(0.0, until - time.monotonic())):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(f"the body did not arrive within {BODY_S:g} s") from None
         read += len(message.get("body", b""))
+        whole = whole or not message.get("more_body", False)
         if read > MOST_BODY:
             raise TooLong(f"more than {MOST_BODY} bytes of body")
         return message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import file_digest, sha256
@@ -26,6 +27,7 @@ from polyturn.errors import BadInput
 FORMAT = 1
 MANIFEST = "manifest.json"
 PART_BYTES = 128 * 2**20
+_DATA = re.compile(r"arrays-[0-9a-f]{16}\.safetensors")
 MARK = "$array"
 """The key that stands in the manifest for an array; no state may use it."""
 
@@ -113,6 +115,9 @@ def load(folder: str | Path) -> dict[str, Any]:
     arrays: dict[str, Tensor] = {}
     for name, file in content["files"].items():
         path = folder / name
+        if _DATA.fullmatch(name) is None or path.is_symlink():
+            raise BadInput(f"the checkpoint {folder} names the file {name[:80]!r}; expected "
+                           "arrays-<16 digits>.safetensors in its own folder, and no link")
         if not path.exists():
             raise BadInput(f"the checkpoint {folder} is broken: {name} is missing")
         if path.stat().st_size != file["bytes"]:
@@ -121,8 +126,14 @@ def load(folder: str | Path) -> dict[str, Any]:
             )
         if _digest(path) != file["sha256"]:
             raise BadInput(f"the checkpoint {folder} is broken: {name} was changed after it was written")
-        arrays.update(load_file(path))
-    states: dict[str, Any] = _unpacked(content["states"], arrays)
+        try:
+            arrays.update(load_file(path))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise BadInput(f"the checkpoint {folder} is broken: {name} is no safetensors file ({error})") from None
+    try:
+        states: dict[str, Any] = _unpacked(content["states"], arrays)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise BadInput(f"the checkpoint {folder} is broken: its states name what no file holds ({error!r})") from None
     return states
 
 
@@ -130,13 +141,20 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         outer = json.loads(path.read_text(encoding="utf-8"))
         text, digest = str(outer["content"]), outer["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"the checkpoint {path.parent} is broken: {path.name} cannot be read ({error})") from error
     if sha256(text.encode()).hexdigest() != digest:
         raise BadInput(f"the checkpoint {path.parent} is broken: {path.name} was changed after it was written")
-    content: dict[str, Any] = json.loads(text)
-    if content["format"] != FORMAT:
-        raise BadInput(f"the checkpoint {path.parent} has format {content['format']}; this version reads {FORMAT}")
+    try:
+        content: dict[str, Any] = json.loads(text)
+        right = isinstance(content["states"], dict) and all(
+            isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in content["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        right = False
+    if not right:
+        raise BadInput(f"the checkpoint {path.parent} is broken: {path.name} holds no format, files and states")
+    if content.get("format") != FORMAT:
+        raise BadInput(f"the checkpoint {path.parent} has format {content.get('format')}; this version reads {FORMAT}")
     return content
 
 

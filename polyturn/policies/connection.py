@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from polyturn.errors import BadInput, PolicyFailed
+from polyturn.policies.wire import check_text
 from polyturn.seeds import generator
 from polyturn.waits import Waiting
 
@@ -130,7 +131,9 @@ class Connection:
         if response.status_code != 200:
             raise PolicyFailed(self._refusal(response.status_code, said))
         try:
-            return json.loads(content)
+            value = json.loads(content)
+            check_text(content, value)
+            return value
         except (ValueError, RecursionError) as error:
             text = f"an answer of {len(content)} bytes that is no JSON: {_told(str(error), key)}"
             raise _Again("cut", text, lost=True) from None

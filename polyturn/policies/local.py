@@ -262,7 +262,8 @@ def _gather(path: IntArray, into: FloatArray) -> Callable[[int, torch.Tensor], N
 
 
 def load_folder(folder: Path) -> tuple[Any, Any]:
-    """The model in float32 and the tokenizer of a folder.
+    """The model in float32 and the tokenizer of a folder. Weights are read as safetensors and in no other form, and no
+    code that the folder holds is run.
 
     Raises: BadInput that says what is missing.
     """
@@ -276,14 +277,16 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
         return _load_adapter(folder)
     if "config.json" not in names:
         raise BadInput(f"{folder} has no config.json, so it is no model of transformers; it holds {sorted(names)[:8]}")
-    if not any(name.endswith((".safetensors", ".bin")) for name in names):
-        raise BadInput(f"{folder} has no weights (*.safetensors); it holds {sorted(names)[:8]}")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise BadInput(f"{folder} has no weights (*.safetensors); it holds {sorted(names)[:8]}. A .bin file is a pickle"
+                       ", which may run code: load it where you trust it, and save_pretrained writes safetensors")
     if not names & {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}:
         raise BadInput(f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained")
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{folder} cannot be loaded as a causal language model: {error}") from error
     return model, tokenizer
 
@@ -291,8 +294,15 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
 def _load_adapter(folder: Path) -> tuple[Any, Any]:
     from peft import PeftConfig, PeftModel
 
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    model, tokenizer = load_folder(Path(base or ""))
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise BadInput(f"{folder} has no adapter_model.safetensors; a .bin file is a pickle, which may run code")
+    try:
+        base = Path(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path or "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{folder}/adapter_config.json is none of peft's: {error}") from error
+    if (base / "adapter_config.json").exists():
+        raise BadInput(f"{folder} is an adapter of {base}, which is an adapter itself; expected a whole model")
+    model, tokenizer = load_folder(base)
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True), tokenizer
 
 

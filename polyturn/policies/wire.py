@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NoReturn
 
 from polyturn.errors import BadInput
@@ -152,7 +153,7 @@ def _read_call(spoken: Any, where: str) -> Call:
     name = expect(function.get("name"), str, f"{where}.function.name")
     raw = function.get("arguments")
     if isinstance(raw, Mapping):
-        return Call(str(given.get("id") or ""), name, raw, json.dumps(raw, ensure_ascii=False))
+        raw = json.dumps(raw, ensure_ascii=False)
     raw = "" if raw is None else expect(raw, str, f"{where}.function.arguments")
     arguments, error = read_arguments(raw)
     return Call(str(given.get("id") or ""), name, arguments, raw, error)
@@ -167,7 +168,8 @@ def read_arguments(raw: str) -> tuple[Mapping[str, Any] | None, str | None]:
     if not raw.strip():
         return {}, None
     try:
-        found = json.loads(raw, parse_constant=_refuse)
+        found = json.loads(raw, parse_constant=refuse, parse_float=finite)
+        check_text(raw.encode(), found)
     except (ValueError, RecursionError) as error:
         return None, f"its arguments are a text that is not JSON: {error}"
     if not isinstance(found, dict):
@@ -214,8 +216,25 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _refuse(name: str) -> NoReturn:
+def refuse(name: str) -> NoReturn:
+    """Raises ValueError: for ``NaN`` and ``Infinity``, which are no JSON."""
     raise ValueError(f"{name} is no JSON number")
+
+
+def finite(digits: str) -> float:
+    """The number. Raises: ValueError for one that no float holds."""
+    number = float(digits)
+    return number if isfinite(number) else refuse(digits)
+
+
+def check_text(written: bytes, value: Any) -> None:
+    """Raises: ValueError where the JSON ``value`` of ``written`` holds half of a surrogate pair, which is no text: only
+    an escape can write one."""
+    if b"\\ud" in written.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half of a surrogate pair, which is no text") from None
 
 
 def wrong(where: str, came: str, expected: str) -> NoReturn:

@@ -100,16 +100,23 @@ def orders(folder: Path | str) -> list[Order]:
     for line in lines_from(Path(folder) / FILE):
         if not is_whole(line.data):
             continue
-        row = line.row()
-        if "ask" in row:
-            asked = row["ask"]
-            known[asked["id"]] = Order(asked["id"], asked["command"], asked["settings"], asked["time"], asked["by"])
-        else:
-            did = row["did"]
-            known[did["id"]] = replace(
-                known[did["id"]], stage=did["stage"], iteration=did["iteration"], attempt=did["attempt"],
-                said=did["said"])
+        try:
+            _add(known, line.row())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(f"{folder}/{FILE}, line {line.number}: is no order ({type(error).__name__}: {error})"
+                           ) from None
     return list(known.values())
+
+
+def _add(known: dict[int, Order], row: Mapping[str, Any]) -> None:
+    if "ask" in row:
+        asked = row["ask"]
+        known[asked["id"]] = Order(
+            asked["id"], asked["command"], dict(asked["settings"]), asked["time"], asked["by"])
+    else:
+        did = row["did"]
+        known[did["id"]] = replace(
+            known[did["id"]], stage=did["stage"], iteration=did["iteration"], attempt=did["attempt"], said=did["said"])
 
 
 def is_paused(folder: Path | str, attempt: int) -> bool:

@@ -76,6 +76,9 @@ def read_info(folder: Path) -> RunInfo:
         info: RunInfo = shape_of(RunInfo).decode(orjson.loads(path.read_bytes()))
     except orjson.JSONDecodeError as error:
         raise BadInput(f"{path} is not JSON ({error}); restore it from a copy") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInput(f"{path} does not say what a run is ({type(error).__name__}: {error}); restore it from a copy"
+                       ) from None
     return info
 
 

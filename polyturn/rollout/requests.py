@@ -45,12 +45,15 @@ class Request:
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON value of a body. Raises: BadInput with line and column."""
+    """The JSON value of a body. Raises: BadInput with line and column, also for half of a surrogate pair and for
+    numbers that no float holds: neither can be kept."""
     try:
-        return json.loads(body)
+        value = json.loads(body, parse_constant=wire.refuse, parse_float=wire.finite)
+        wire.check_text(body, value)
+        return value
     except json.JSONDecodeError as error:
         raise BadInput(f"the body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is no JSON: {error}") from None
 
 

@@ -23,6 +23,8 @@ from polyturn.protocols import Ask
 from polyturn.rollout import requests
 from polyturn.rollout.requests import Memory, Reply, Request
 from polyturn.types import IntArray, Message, Sampling, Turn, assistant
+from polyturn.visitors import LOOPBACK, Pace, is_longer
+from polyturn.visitors import refused as why_refused
 from polyturn.waits import Waiting
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest
     from starlette.responses import Response
 
+TRIES = 30
+"""Wrong tokens in a minute."""
 Harness: TypeAlias = Callable[[str, str, Ask], Awaitable[str]]
 """An outside agent program: (address, token, ask) -> the reply to the environment."""
 
@@ -69,18 +73,22 @@ class Server:
     """Serves desks: ``await server.start()``, ``server.address(desk)``, ``await server.close()``.
 
     It listens on this machine only, unless ``public``; the port is free unless given. Bodies over ``max_body_bytes``
-    are refused, and a call is given up after ``request_timeout_s``.
+    are refused, and those that take longer than ``body_timeout_s`` to arrive; a call is given up after
+    ``request_timeout_s``, and a desk answers at most ``most_calls`` at once. Requests of web pages are refused, and
+    those under another name than this machine's, unless ``public``.
     """
 
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, public: bool = False, max_body_bytes: int = 8_000_000,
-        request_timeout_s: float = 600.0,
+        request_timeout_s: float = 600.0, body_timeout_s: float = 30.0, most_calls: int = 256,
     ) -> None:
         if not public and not is_loopback(f"http://{f'[{host}]' if ':' in host else host}"):
             raise BadInput(f"host {host!r} can be reached from other machines; pass public=True if that is meant")
         self.host, self.port = host, port
         self.max_body_bytes = max_body_bytes
-        self.request_timeout_s = request_timeout_s
+        self.request_timeout_s, self.body_timeout_s = request_timeout_s, body_timeout_s
+        self.public, self.most_calls = public, most_calls
+        self._wrong = Pace(TRIES, 60.0)
         self._doors: dict[str, Door] = {}
         self._served = 0
         self._socket: socket.socket | None = None
@@ -184,30 +192,46 @@ class Server:
             return StreamingResponse(_stream(reply, request), media_type="text/event-stream")
         return JSONResponse(requests.whole(reply, request))
 
+    @property
+    def _hosts(self) -> set[str] | None:
+        """The names under which programs of this machine reach us; None = any."""
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        return None if self.public else {f"{name}:{self.port}" for name in (*LOOPBACK, own)}
+
     def _admitted(self, http: HttpRequest) -> Door | Refusal:
+        why = why_refused(http.headers, self._hosts, pages=False)
+        if why is not None:
+            return Refusal(why[0], "not_for_you", f"{why[1]}; programs ask here, not pages")
         door = self._doors.get(http.path_params["episode"])
         if door is None:
             return Refusal(404, "unknown_episode", f"no episode is served at {http.url.path}")
         given = http.headers.get("authorization", "").removeprefix("Bearer ").encode()
         if not hmac.compare_digest(given, door.address.token.encode()):
+            if self._wrong.is_full():
+                return Refusal(429, "wrong_token", "too many wrong tokens; wait a minute")
+            self._wrong.note()
             return Refusal(401, "wrong_token", "this address needs its own token: authorization: Bearer <token>")
         if not door.is_open:
             return Refusal(409, "not_asked", "the environment does not ask this seat now: its act is over")
+        if len(door.calls) >= self.most_calls:
+            return Refusal(429, "too_many_calls", f"{self.most_calls} calls of this seat are under way; wait for them")
         return door
 
     async def _body(self, http: HttpRequest) -> bytes | Refusal:
         from starlette.requests import ClientDisconnect
 
         large = Refusal(413, "body_too_large", f"the body has more than {self.max_body_bytes} bytes")
-        told = http.headers.get("content-length", "0")
-        if told.isdigit() and int(told) > self.max_body_bytes:
+        if is_longer(http.headers, self.max_body_bytes):
             return large
         body = bytearray()
         try:
-            async for piece in http.stream():
-                body += piece
-                if len(body) > self.max_body_bytes:
-                    return large
+            async with asyncio.timeout(self.body_timeout_s):
+                async for piece in http.stream():
+                    body += piece
+                    if len(body) > self.max_body_bytes:
+                        return large
+        except TimeoutError:
+            return Refusal(408, "too_slow", f"the body did not arrive within {self.body_timeout_s:g} s")
         except ClientDisconnect:
             return Refusal(400, "hung_up", f"the harness hung up after {len(body)} bytes of its request")
         return bytes(body)

@@ -17,12 +17,19 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from polyturn.errors import BadInput, DeadlinePassed, EnvironmentFailed, PolyturnError
 from polyturn.protocols import Step
+from polyturn.rollout.worker_lines import (
+    ANSWER_BYTES,
+    as_answer,
+    as_refusal,
+    as_request,
+    read_answer,
+    read_request,
+)
 from polyturn.types import Message, Seat
 
 if TYPE_CHECKING:
@@ -204,18 +211,9 @@ class _Room:
 # ---------------------------------------------------------------- processes
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What comes back from a process: a value, or the words of an error."""
-
-    value: Any = None
-    error: str = ""
-    refused: bool = False
-    """True: the environment raised BadInput, so the caller is to blame."""
-
-
 class _Remote:
-    """A plain environment whose calls are carried out by a process. Its calls block."""
+    """A plain environment whose calls are carried out by a process. Its calls block. What comes back is JSON, bounded
+    and read by the shape of what was asked for: nothing that a process says is unpickled."""
 
     def __init__(self, source: Source, name: str) -> None:
         self.name = name
@@ -284,16 +282,13 @@ class _Remote:
         if self._connection is None:
             raise BadInput(f"{self.name}.{method}() was called before start()")
         try:
-            self._connection.send_bytes(packed((method, arguments)))
-            answer = pickle.loads(self._connection.recv_bytes())
+            self._connection.send_bytes(as_request(method, arguments))
+            said = self._connection.recv_bytes(ANSWER_BYTES)
         except (EOFError, OSError) as error:
             self._process.join(1.0)
             raise EnvironmentFailed(f"the process of {self.name} ended during {method}() "
                                     f"(exit code {self._process.exitcode})") from error
-        if answer.error:
-            kind = BadInput if answer.refused else EnvironmentFailed
-            raise kind(answer.error if answer.refused else f"{self.name}.{method}() raised {answer.error}")
-        return answer.value
+        return read_answer(self.name, method, said)
 
 
 def packed(value: Any) -> bytes:
@@ -340,15 +335,15 @@ def _serve_process(connection: Connection, payload: bytes, parent: int) -> None:
     method = ""
     with contextlib.suppress(EOFError):
         while method != "close":
-            method, arguments = pickle.loads(connection.recv_bytes())
+            method, arguments = read_request(connection.recv_bytes())
             try:
-                env = env or _made(pickle.loads(payload))
-                answer = packed(_Answer(getattr(env, method)(*arguments)))
+                env = env or _made(pickle.loads(payload))  # the one thing that is unpickled, and by the process itself
+                answer = as_answer(method, getattr(env, method)(*arguments))
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 refused = isinstance(error, BadInput)
                 words = str(error) if refused else f"{type(error).__name__}: {error}\n{text}"
-                answer = packed(_Answer(error=words, refused=refused))
+                answer = as_refusal(words, refused)
             connection.send_bytes(answer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from polyturn.dashboard import guard as module
 from polyturn.dashboard.app import make_app
-from polyturn.dashboard.guard import COOKIE, MOST_BODY, TRIES, Guard
+from polyturn.dashboard.guard import ASKED, COOKIE, MOST_BODY, TRIES, Guard
 from polyturn.dashboard.watch import Watch
 from tests.dashboard.made import made_run
 
@@ -62,7 +64,7 @@ async def test_the_form_takes_the_token(app: Guard) -> None:
 
 async def test_wrong_tokens_are_counted(app: Guard) -> None:
     now = [0.0]
-    app._clock = lambda: now[0]
+    app._wrong.clock = lambda: now[0]
     async with client(app) as web:
         wrong = {"authorization": "Bearer wrong"}
         answers = [(await web.get("/api/runs", headers=wrong)).status_code for _ in range(TRIES + 2)]
@@ -80,7 +82,8 @@ async def test_a_foreign_host_is_refused(app: Guard, host: str) -> None:
         assert answer.status_code == 421
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", f"http://{HOST}.evil.example"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", f"http://{HOST}.evil.example",
+                                    "http://[", f"http://{HOST}/", f"http://evil@{HOST}", f"ftp://{HOST}", ""])
 async def test_a_foreign_origin_is_refused(app: Guard, origin: str) -> None:
     async with client(app) as web:
         assert (await web.get("/api/runs", headers={**BEARER, "origin": origin})).status_code == 403
@@ -96,6 +99,43 @@ async def test_a_long_body_and_a_long_query_are_not_read(app: Guard) -> None:
         assert (await web.post("/enter", content=b"x" * (MOST_BODY + 1))).status_code == 413
         assert (await web.post("/enter", content=endless())).status_code == 413  # no length is told
         assert (await web.get("/api/runs?x=" + "y" * 9000, headers=BEARER)).status_code == 413
+
+
+async def test_a_length_that_is_none_is_refused(app: Guard) -> None:
+    """Digits of other alphabets are digits to Python and no length to HTTP."""
+    async with client(app) as web:
+        for told in (b"\xb2", b"-1", b"1e9", b"9" * 30, b""):
+            answer = await web.post("/enter", headers=[(b"content-length", told)], content=b"")
+            assert answer.status_code == 413, told
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(app: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_S", 0.1)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(30)
+        return {}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/enter", "raw_path": b"/enter", "query_string": b"",
+             "headers": [(b"host", HOST.encode())], "root_path": "", "scheme": "http"}
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    assert sent[0]["status"] == 408
+
+
+async def test_too_many_requests_wait_a_moment(app: Guard) -> None:
+    now = [0.0]
+    app._asked.clock = lambda: now[0]
+    async with client(app) as web:
+        for _ in range(ASKED):
+            app._asked.note()
+        assert (await web.get("/api/runs", headers=BEARER)).status_code == 429
+        now[0] = 11.0
+        assert (await web.get("/api/runs", headers=BEARER)).status_code == 200
 
 
 async def test_every_answer_carries_the_rules_for_browsers(app: Guard) -> None:

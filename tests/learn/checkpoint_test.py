@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import resource
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,62 @@ def test_damage_is_named(tmp_path: Path) -> None:
         load(folder)
     (folder / "manifest.json").write_text(manifest)
     assert load(folder)["stage"] == "warm start"
+
+
+def signed(folder: Path, content: Any) -> None:
+    """A manifest that fits its own checksum, as somebody who means harm would write it."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    manifest = {"sha256": sha256(text.encode()).hexdigest(), "content": text}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_of_others_names_files_of_its_own_only(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "c", tmp_path / "outside.safetensors"
+    save(folder, STATES)
+    content = json.loads(json.loads((folder / "manifest.json").read_text())["content"])
+    (name, file), = content["files"].items()
+    outside.write_bytes((folder / name).read_bytes())
+    for wrong in (str(outside), "../outside.safetensors", "./" + name, name + "/../" + name, "arrays-0.safetensors",
+                  "arrays-\u0661" + "1" * 15 + ".safetensors", "", "\0"):
+        signed(folder, {**content, "files": {wrong: file}})
+        with pytest.raises(BadInput, match="in its own folder"):
+            load(folder)
+    signed(folder, content)
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(BadInput, match="and no link"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [
+    "[]", "3", "null", "no json", "[" * 100_000, {}, {"format": 1, "files": [], "states": {}},
+    {"format": 1, "files": {"a": 3}, "states": {}}, {"format": 1, "files": {}, "states": {"a": {"$array": "gone"}}},
+    {"format": 1, "files": {}, "states": {"a": {"$array": ["x"], "kind": "torch"}}}, {"files": {}, "states": {}},
+    {"format": 1, "files": {}, "states": []},
+])
+def test_manifests_that_are_none_are_named(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "c").mkdir()
+    signed(tmp_path / "c", content)
+    with pytest.raises(BadInput, match="checkpoint"):
+        load(tmp_path / "c")
+
+
+def test_a_data_file_that_is_a_pickle_is_not_read(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+
+    class Harm:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {trace}",)
+
+    data = pickle.dumps({"a": Harm()})
+    name = f"arrays-{sha256(data).hexdigest()[:16]}.safetensors"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).write_bytes(data)
+    signed(tmp_path / "c", {"format": 1, "states": {}, "files": {
+        name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}}})
+    with pytest.raises(BadInput, match="is no safetensors file"):
+        load(tmp_path / "c")
+    assert not trace.exists()
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

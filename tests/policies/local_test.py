@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +182,39 @@ def test_torn_weights_are_bad_input(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(BadInput, match="cannot be loaded"):
         Local.load(folder)
+
+
+def test_weights_that_may_run_code_are_refused(tmp_path: Path) -> None:
+    """A .bin file is a pickle: of a model, or of an adapter; and code that a folder brings is not run."""
+    trace = tmp_path / "trace"
+
+    class Harm:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {trace}",)
+
+    folder = tiny_folder(tmp_path / "tiny")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Harm()}))
+    with pytest.raises(BadInput, match="is a pickle"):
+        Local.load(folder)
+    whole, adapter = tiny_folder(tmp_path / "whole"), tmp_path / "adapter"
+    adapter.mkdir()
+    told = {"peft_type": "LORA", "base_model_name_or_path": str(whole), "r": 2, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(told))
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps({"a": Harm()}))
+    with pytest.raises(BadInput, match="is a pickle"):
+        Local.load(adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    (adapter / "adapter_config.json").write_text(json.dumps({**told, "base_model_name_or_path": str(adapter)}))
+    with pytest.raises(BadInput, match="an adapter itself"):
+        Local.load(adapter)
+    config = json.loads((whole / "config.json").read_text())
+    code = {"auto_map": {"AutoModelForCausalLM": "harm.Model", "AutoConfig": "harm.Config"}, "model_type": "harm"}
+    (whole / "config.json").write_text(json.dumps({**config, **code}))
+    (whole / "harm.py").write_text(f"import os\nos.system('touch {trace}')\n")
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        Local.load(whole)
+    assert not trace.exists()
 
 
 async def test_without_a_template_a_plain_one_is_used_and_said(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from polyturn.envs.arithmetic import arithmetic as suite
 from polyturn.errors import BadInput, Stopped, UnknownName
 from polyturn.protocols import Match
 from polyturn.record.control import FILE, Control, ask, is_paused, orders
+from polyturn.record.table import as_line
 from polyturn.record.write import RunRecorder, open_run
 from polyturn.types import Limits, Task
 
@@ -148,3 +149,16 @@ def test_many_may_ask_at_once_and_a_torn_line_costs_itself_only(recorder: RunRec
         thread.join()
     assert [o.id for o in orders(folder)] == list(range(1, 22))
     recorder.close()
+
+
+@pytest.mark.parametrize("row", [
+    {"x": 1}, {"ask": 3}, {"ask": {"id": 1}}, {"did": {"id": 7, "stage": "", "iteration": 0, "attempt": 1, "said": ""}},
+    {"ask": {"id": [1], "command": "pause", "settings": {}, "time": 0, "by": ""}},
+    {"ask": {"id": 1, "command": "pause", "settings": 5, "time": 0, "by": ""}},
+])
+def test_orders_that_are_none_are_named(tmp_path: Path, row: dict[str, object]) -> None:
+    """Whoever may write the folder may ask; but a file of others is checked, checksums or not."""
+    open_run(tmp_path / "run").close()
+    (tmp_path / "run" / FILE).write_bytes(as_line(row))
+    with pytest.raises(BadInput, match="line 1: is no order"):
+        orders(tmp_path / "run")

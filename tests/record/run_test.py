@@ -90,3 +90,18 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     finally:
         worker.kill()
         worker.join()
+
+
+@pytest.mark.parametrize("text", [
+    "[]", "3", "null", '{"id": 3}', '{"attempts": 5}', '{"attempts": [{"number": "x"}]}',
+    '{"id": "a", "settings_json": 5}',
+    '{"id": "a", "seeds_json": "{"}',
+])
+def test_a_run_json_of_others_is_checked(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    try:
+        info = read_info(tmp_path)
+    except BadInput as error:
+        assert "run.json" in str(error)
+    else:
+        assert isinstance(info.status, str)

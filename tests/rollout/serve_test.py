@@ -20,7 +20,7 @@ from polyturn.policies.endpoint import connect
 from polyturn.policies.scripted import Scripted
 from polyturn.protocols import Agent, Ask, Completion, Match, Player, Policy, Spec, Step, Written
 from polyturn.rollout.pool import play
-from polyturn.rollout.serve import Address, Served, Server
+from polyturn.rollout.serve import TRIES, Address, Served, Server
 from polyturn.types import (
     Call,
     Episode,
@@ -336,6 +336,53 @@ async def test_large_bodies_are_refused_whether_they_say_so_or_not() -> None:
         fits = await post(address, {"messages": HELLO})
     assert [a.status_code for a in (told, untold, fits)] == [413, 413, 200]
     assert told.json()["error"]["code"] == "body_too_large"
+
+
+async def test_pages_other_names_and_guessers_are_refused() -> None:
+    """A browser is led to us by a foreign page, under its own name or ours; even with the token it gets nothing."""
+    async with serving(a_desk(Fixed([reply("x")]))) as (server, address):
+        url, port = address.url + "/chat/completions", server.port
+        right = {"authorization": f"Bearer {address.token}"}
+        async with httpx.AsyncClient(trust_env=False) as http:
+            async def status(**headers: str) -> tuple[int, str]:
+                told = {**right, **{name.replace("_", "-"): value for name, value in headers.items()}}
+                answer = await http.post(url, json={"messages": HELLO}, headers=told)
+                return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+            assert await status(host="evil.example") == (421, "not_for_you")
+            assert await status(host=f"evil.example:{port}") == (421, "not_for_you")
+            assert await status(origin="http://evil.example") == (403, "not_for_you")
+            assert await status(origin=f"http://127.0.0.1:{port}") == (403, "not_for_you")
+            assert await status(host=f"localhost:{port}") == (200, "")
+            guesses = [await status(authorization="Bearer no") for _ in range(TRIES + 1)]
+            assert guesses == [(401, "wrong_token")] * TRIES + [(429, "wrong_token")]
+            assert await status() == (200, "")  # who knows it is let in
+
+
+async def test_a_body_that_does_not_arrive_is_given_up() -> None:
+    async with serving(a_desk(Fixed([reply("x")])), body_timeout_s=0.2) as (server, address):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        path = address.url.partition(str(server.port))[2]
+        writer.write(f"POST {path}/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\nauthorization: Bearer "
+                     f"{address.token}\r\ncontent-length: 100\r\n\r\n{{".encode())
+        line = await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+    assert b" 408 " in line
+
+
+async def test_calls_at_once_are_bounded() -> None:
+    policy = Fixed([reply("x")], delay_s=0.5)
+    async with serving(a_desk(policy), most_calls=2) as (_, address):
+        answers = await asyncio.gather(*(post(address, {"messages": HELLO}) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429] and len(policy.asked) == 2
+
+
+async def test_what_no_record_can_keep_is_refused() -> None:
+    async with serving(a_desk(Fixed([reply("x")]))) as (_, address):
+        for body in (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"n": 1e999}', b'{"n": NaN}',
+                     b'{"n": ' + b"1" * 5000 + b"}", b"[" * 100_000, b"\xff", b"", b"3"):
+            answer = await post(address, body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), body[:40]
 
 
 async def test_a_spent_budget_is_refused_plainly_and_not_tried_again() -> None:

@@ -6,9 +6,11 @@ import os
 import pickle
 import socket
 import time
+from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from polyturn.tools.sandbox.interpreter import Ran, Sandbox
@@ -79,6 +81,58 @@ async def test_no_file_grows_past_its_limit(level: Level) -> None:
     assert "not allowed to raise maximum limit" in (await ran(level, lift)).error
 
 
+@pytest.mark.parametrize("level", ISOLATED)
+async def test_links_lead_nowhere(level: Level, tmp_path: Path) -> None:
+    """Symbolic and hard links, folders above the root, and the mounts of the machine."""
+    (tmp_path / "secret").write_text("key")
+    for target in (tmp_path / "secret", "/etc/passwd", "../" * 40 + "etc/passwd", "/proc/self/root/etc/passwd"):
+        code = f"import os\nos.symlink({str(target)!r}, 'link')\nopen('link').read()"
+        assert "FileNotFoundError" in (await ran(level, code)).error
+    hard = f"import os\nos.link({OWN_LIBRARY!r}, 'own')\nopen('own', 'w')"
+    assert "Error" in (await ran(level, hard)).error
+    up = "import os\nfor _ in range(40): os.chdir('..')\nsorted(os.listdir('.'))"
+    seen = set(literal_eval((await ran(level, up)).output))
+    assert seen <= {"usr", "lib", "lib32", "lib64", "libx32", "bin", "sbin", "etc", "dev", "work", "tmp", "root", "opt",
+                    "home"} and not seen & {"proc", "sys", "var", "mnt", "boot"}
+    roots = "import os\nos.path.exists('/sys'), os.path.exists('/dev/shm/x'), os.path.exists('/var')"
+    assert (await ran(level, roots)).output == "(False, False, False)\n"
+
+
+@pytest.mark.parametrize("level", HERE)
+async def test_no_device_is_made_and_no_right_is_raised(level: Level) -> None:
+    code = ("import os, stat\nfor make in (lambda: os.mknod('disk', 0o600 | stat.S_IFBLK, os.makedev(8, 0)), "
+            "lambda: os.chroot('.'), lambda: os.setuid(0), lambda: os.nice(-5), lambda: os.setresuid(0, 0, 0)):\n"
+            "    try: make()\n    except OSError as error: print('no')\n    else: print('yes', os.getuid())")
+    seen = (await ran(level, code)).output.splitlines()
+    assert seen[0] == seen[1] == "no"
+    assert all(line == "no" or (level == "limits" and line == "yes 0") for line in seen[2:])  # root stays root there
+
+
+@pytest.mark.parametrize("level", HERE)
+async def test_nothing_is_inherited(level: Level, tmp_path: Path) -> None:
+    """Neither open files and sockets of the parent nor its environment variables."""
+    with (tmp_path / "open").open("w+") as file, socket.create_server(("127.0.0.1", 0)) as server:
+        os.set_inheritable(file.fileno(), True)
+        os.set_inheritable(server.fileno(), True)
+        code = ("import os, stat\nfound = []\nfor n in range(256):\n    try: found.append(os.fstat(n).st_mode)\n"
+                "    except OSError: pass\nprint(len(found), any(map(stat.S_ISSOCK, found)), any(map(stat.S_ISREG, "
+                "found)))\nsorted(os.environ)")
+        counted, names = (await ran(level, code)).output.splitlines()
+    assert counted == "5 False False"  # three to nowhere, and the two pipes
+    told = {"HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PWD", "TMPDIR"}
+    assert set(literal_eval(names)) <= told
+
+
+async def test_the_kernel_is_not_filled_with_empty_files() -> None:
+    """A file of no bytes takes no disk, and a kilobyte of the kernel's memory."""
+    if "namespaces" not in ISOLATED:
+        return
+    code = ("import os\ncount = 0\ntry:\n    while count < 6000:\n"
+            "        os.close(os.open(f'{count}', os.O_CREAT | os.O_WRONLY)); count += 1\n"
+            "except OSError as error: print(error.strerror, 4000 < count < 4100)")
+    assert (await ran("namespaces", code)).output == "No space left on device True\n"
+
+
 # ---------------------------------------------------------------- network
 
 
@@ -118,6 +172,25 @@ async def test_no_signal_reaches_the_parent(level: Level) -> None:
         assert "Error" in (await ran(level, code)).error
     limit = f"import resource\nresource.prlimit({os.getpid()}, resource.RLIMIT_NOFILE, (1, 1))"
     assert "PermissionError" in (await ran(level, limit)).error
+
+
+@pytest.mark.parametrize("level", HERE)
+async def test_nobody_leaves_the_group_that_is_killed(level: Level) -> None:
+    """A session of its own, and no signal when the parent ends: the kill at the deadline would then miss it."""
+    leave = ("import os, ctypes\nlibc = ctypes.CDLL(None)\ndone = []\n"
+             "for way in (os.setsid, lambda: os.setpgid(0, 0), os.setpgrp):\n    try: way(); done.append(way)\n"
+             "    except OSError: pass\ndone, libc.prctl(1, 0, 0, 0, 0), libc.prctl(1, 15, 0, 0, 0)")
+    stay = ("import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+            "    except (OSError, ValueError): pass\nwhile True: pass")
+    async with Sandbox(only=level, bounds=Bounds(run_s=0.4)) as sandbox:
+        assert (await sandbox.run(leave)).output == "([], -1, -1)\n"
+        assert sandbox._process is not None
+        root = psutil.Process(sandbox._process.pid)
+        family = [root, *root.children(recursive=True)]
+        began = time.monotonic()
+        assert (await sandbox.run(stay)).status == "timeout" and time.monotonic() - began < 5
+        gone, alive = psutil.wait_procs(family, timeout=5)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] and gone
 
 
 # ---------------------------------------------------------------- time and memory

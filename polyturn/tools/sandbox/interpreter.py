@@ -254,8 +254,8 @@ class Sandbox:
         self._given_up = False
         if process is not None:
             _kill(process)
+            process._transport.close()  # type: ignore[attr-defined]  # who holds our pipes open must not hold us
             await process.wait()
-            process._transport.close()  # type: ignore[attr-defined]
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 

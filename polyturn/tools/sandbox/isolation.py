@@ -54,6 +54,8 @@ class Bounds:
     """The largest file."""
     disk_bytes: int = 64 * MIB
     """All files of the work folder together; at level ``limits`` only each file is bounded."""
+    files: int = 4096
+    """Files and folders of the work folder at level ``namespaces``; bubblewrap cannot bound their number."""
     open_files: int = 64
     processor_s: int = 600
     """Processor time of an interpreter's whole life, waiting for orders included."""
@@ -112,7 +114,8 @@ def start(
     if level == "bubblewrap":
         return Start([*_bubblewrap(readable, bounds), *inner], folder)
     outer = {
-        "root": str(folder), "readable": readable, "work": WORK, "disk_bytes": bounds.disk_bytes, "command": inner,
+        "root": str(folder), "readable": readable, "work": WORK, "disk_bytes": bounds.disk_bytes,
+        "files": bounds.files, "command": inner,
         "pivot_root": PIVOT_ROOT[architecture],
     }
     return Start([_python(), "-I", "-S", "-B", "-c", _text("launch"), json.dumps(outer)], folder)

@@ -75,7 +75,8 @@ def build(settings: dict[str, Any]) -> None:
         _mount(f"/dev/{name}", f"{root}/dev/{name}", None, BIND)
     work = root + settings["work"]
     os.mkdir(work)
-    _mount("tmpfs", work, "tmpfs", NO_SUID | NO_DEVICES, f"size={settings['disk_bytes']},mode=700")
+    bounds = f"size={settings['disk_bytes']},nr_inodes={settings['files']},mode=700"
+    _mount("tmpfs", work, "tmpfs", NO_SUID | NO_DEVICES, bounds)
     os.symlink(settings["work"], f"{root}/tmp")
     os.chdir(root)
     _checked(LIBC.syscall(ctypes.c_long(settings["pivot_root"]), b".", b"."), "pivot_root")

@@ -32,11 +32,12 @@ REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
     # network
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
     "accept4": (288, 242),
-    # other processes
+    # other processes, and leaving the group that is killed at the deadline
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
     "pidfd_getfd": (438, 438), "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "setsid": (112, 157), "setpgid": (109, 154),
     # mounts and namespaces
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97),
     "setns": (308, 268), "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430),
@@ -59,6 +60,9 @@ REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
 """Name -> number on x86-64 and on 64-bit ARM; None where it does not exist."""
 OWN_LIMITS: Final = {"x86_64": 302, "aarch64": 261}
 """prlimit64: allowed for the calling process alone."""
+PRCTL: Final = {"x86_64": 157, "aarch64": 167}
+SET_DEATH_SIGNAL: Final = 1
+"""Of prctl: what ends a process with its parent; it may not be taken off."""
 PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
 
 
@@ -87,8 +91,8 @@ def program(name: str) -> bytes:
         checks.insert(0, (AT_LEAST, OTHER_ABI))
     lines = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, ARCHITECTURES[name]), (RETURN, 0, 0, KILL),
              (LOAD, 0, 0, NUMBER)]
-    tail = [(EQUAL, 0, 2, OWN_LIMITS[name]), (LOAD, 0, 0, ARGUMENT), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW),
-            (RETURN, 0, 0, REFUSE)]
+    tail = [(EQUAL, 3, 0, PRCTL[name]), (EQUAL, 0, 4, OWN_LIMITS[name]), (LOAD, 0, 0, ARGUMENT), (EQUAL, 2, 3, 0),
+            (LOAD, 0, 0, ARGUMENT), (EQUAL, 1, 0, SET_DEATH_SIGNAL), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, REFUSE)]
     for place, (code, value) in enumerate(checks):
         to_the_last = len(checks) - place - 1 + len(tail) - 1
         lines.append((code, to_the_last, 0, value))
