@@ -184,8 +184,9 @@ def _write_smollm2(calls: Sequence[Call]) -> str:
     return "\n".join(f"<tool_call>{raw}</tool_call>" for raw in lists + [c.raw for c in calls if c.arguments is None])
 
 
-_FUNCTION = re.compile(r"<function=([^>\n]+)>\s*(.*?)\s*</function>", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+_FUNCTION = re.compile(r"<function=([^>\n]+)>")
+_PARAMETER = re.compile(r"<parameter=([^>\n]{1,1000})>")
+_FUNCTION_END, _PARAMETER_END = "</function>", "</parameter>"
 
 
 def _read_functions(text: str, tools: Sequence[Tool]) -> Reading:
@@ -194,16 +195,31 @@ def _read_functions(text: str, tools: Sequence[Tool]) -> Reading:
 
 
 def _function(raw: str, tools: Sequence[Tool]) -> Call:
-    function = _FUNCTION.fullmatch(raw)
-    if function is None:
+    function = _FUNCTION.match(raw)
+    if function is None or not raw.endswith(_FUNCTION_END) or function.end() > len(raw) - len(_FUNCTION_END):
         return _failed(raw, "expected <function=name>, parameters and </function>")
-    name, body = function[1].strip(), function[2]
-    if left := _PARAMETER.sub("", body).strip():
+    name = function[1].strip()
+    written, left = _parameters(raw[function.end(): -len(_FUNCTION_END)])
+    if left:
         return _failed(raw, f"{left[:40]!r} is no <parameter=name>value</parameter>", name)
     schema = next((tool.parameters for tool in tools if tool.name == name), {})
     known: Mapping[str, Any] = schema.get("properties", {})
-    arguments = {key.strip(): _typed(value, known.get(key.strip(), {})) for key, value in _PARAMETER.findall(body)}
+    arguments = {key.strip(): _typed(value, known.get(key.strip(), {})) for key, value in written}
     return Call("", name, arguments, raw)
+
+
+def _parameters(body: str) -> tuple[list[tuple[str, str]], str]:
+    """The names and written values, and the text that is none of them. One pass: a model may write anything, and a
+    pattern that tries every way to split it takes minutes over a few thousand spaces."""
+    found, left, at = [], [], 0
+    while (head := _PARAMETER.search(body, at)) is not None:
+        end = body.find(_PARAMETER_END, head.end())
+        if end < 0:
+            break
+        found.append((head[1], body[head.end(): end].removeprefix("\n").removesuffix("\n")))
+        left.append(body[at: head.start()])
+        at = end + len(_PARAMETER_END)
+    return found, "".join([*left, body[at:]]).strip()
 
 
 def _typed(value: str, schema: Mapping[str, Any]) -> Any:
@@ -231,16 +247,16 @@ def _as_function(call: Call) -> str:
 
 
 _PYTHON_TAG = "<|python_tag|>"
-_BARE = re.compile(r"""(?:\A|\n)\s*(?=\{\s*"(?:name|type|parameters|arguments)")""")
+_BARE = re.compile(r"""\{\s*"(?:name|type|parameters|arguments)\"""")
 
 
 def _read_llama3(text: str, tools: Sequence[Tool]) -> Reading:
     before, tag, body = text.partition(_PYTHON_TAG)
     if not tag:
-        start = _BARE.search(text)
+        start = _bare(text)
         if start is None:
             return text, ()
-        before, body = text[: start.start()], text[start.end():]
+        before, body = text[: start[0]], text[start[1]:]
     calls: list[Call] = []
     while body.strip():
         found, rest = _as_calls(body)
@@ -253,6 +269,21 @@ def _read_llama3(text: str, tools: Sequence[Tool]) -> Reading:
         elif body:
             return before + body, tuple(calls)
     return before, tuple(calls)
+
+
+def _bare(text: str) -> tuple[int, int] | None:
+    """Where the space before the first bare call begins, and the call; None for a text without one. A call begins its
+    line."""
+    for brace in _BARE.finditer(text):
+        at = brace.start()
+        while at > 0 and text[at - 1].isspace():
+            at -= 1
+        if at == 0:
+            return 0, brace.start()
+        line = text.find("\n", at, brace.start())
+        if line >= 0:
+            return line, brace.start()
+    return None
 
 
 def _read_python(code: str) -> Call | None:

@@ -320,7 +320,9 @@ class Template:
                 messages, tools=list(tools) or None, chat_template=self._sources[bool(tools)],
                 add_generation_prompt=open_, tokenize=False, **self._options,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (
+            TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError
+        ) as error:
             raise BadInput(
                 f"the model's chat template refuses this conversation of roles "
                 f"{[message['role'] for message in messages][:12]}: {error}"

@@ -80,6 +80,8 @@ class Guard:
             return why
         if is_longer(headers, MOST_BODY) or len(scope.get("query_string", b"")) > MOST_QUERY:
             return 413, f"at most {MOST_BODY} bytes of body and {MOST_QUERY} of query are read"
+        if not scope.get("query_string", b"").isascii():
+            return 400, "the address holds bytes that are no text; write them as %xx"
         if self._asked.is_full():
             return 429, f"more than {ASKED} requests in {ASKED_S:g} s; wait a moment"
         self._asked.note()

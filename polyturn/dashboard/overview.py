@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from polyturn.dashboard import query
 from polyturn.dashboard.watch import Watch, Watched
+from polyturn.errors import PolyturnError
 from polyturn.evaluate.stats import bounded_mean, clustered_mean
 from polyturn.record.control import SETTINGS, is_paused, orders
 from polyturn.record.index import Index
@@ -19,7 +21,12 @@ SPARK = 60
 
 def run_rows(watch: Watch) -> list[dict[str, Any]]:
     """The runs, the newest first: name, recipe, status, seed, settings, counts, the last scores and their course."""
-    rows = [_run_row(name, watched) for name, watched in list(watch.runs.items())]
+    rows = [_broken_row(name, folder, why) for name, (folder, why) in watch.broken.items()]
+    for name, watched in list(watch.runs.items()):
+        try:
+            rows.append(_run_row(name, watched))
+        except PolyturnError as error:
+            rows.append(_broken_row(name, watched.folder, str(error)))
     return sorted(rows, key=lambda row: -row["started"])
 
 
@@ -40,6 +47,16 @@ def _run_row(name: str, watched: Watched) -> dict[str, Any]:
         "seconds": last - info.started,
         "attempts": len(info.attempts), "iterations": len(metrics), "scores": scores, "course": known[::every],
         "progress": _progress(watched), "trouble": watched.trouble, **counts,
+    }
+
+
+def _broken_row(name: str, folder: Path, why: str) -> dict[str, Any]:
+    """A run that cannot be read, beside those that can."""
+    return {
+        "name": name, "folder": str(folder), "recipe": "", "status": "unreadable", "seed": None, "settings": {},
+        "started": 0.0, "seconds": 0.0, "attempts": 0, "iterations": 0, "scores": {}, "course": [],
+        "progress": {"read": 0, "there": 0, "damaged": 0, "whole": True}, "trouble": why, "episodes": 0, "turns": 0,
+        "tokens": 0, "errors": 0, "ended": None,
     }
 
 

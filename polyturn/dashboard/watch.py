@@ -100,23 +100,32 @@ class Watch:
     given: tuple[Path, ...]
     every_s: float = 1.0
     runs: dict[str, Watched] = field(default_factory=dict)
+    broken: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    """Runs that cannot be read at all: name -> folder, and why."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def look(self) -> None:
         """Finds runs that came or went. Raises: BadInput if there are none at all."""
         found = run_folders(self.given)
+        broken = {}
         for name, folder in found.items():
-            if name not in self.runs:
-                self.runs[name] = Watched(folder, Index(folder))
+            try:
+                if name not in self.runs:
+                    self.runs[name] = Watched(folder, Index(folder))
+            except (PolyturnError, OSError, sqlite3.Error) as error:
+                broken[name] = (folder, str(error))
+        self.broken = broken
         for name in set(self.runs) - set(found):
             del self.runs[name]
-        if not self.runs:
+        if not found:
             where = ", ".join(map(str, self.given))
             raise BadInput(f"no run in {where}: no run.json there, or up to {DEPTH} folders below")
 
     def run(self, name: str) -> Watched:
         """A run by name. Raises: UnknownName."""
+        if name in self.broken:
+            raise BadInput(self.broken[name][1])
         if name not in self.runs:
             raise UnknownName("run", name, self.runs)
         return self.runs[name]

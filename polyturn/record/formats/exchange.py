@@ -226,7 +226,8 @@ def _records(group: Sequence[Episode], format: str, give: Give) -> Iterator[Any]
 
 
 def _sha256(path: Path) -> str:
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.is_file() else []
+    found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = [file for file in found if file.is_file() and (file == path or not file.is_symlink())]
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -30,6 +31,8 @@ def read_records(path: Path, *, bad: list[str] | None = None) -> Iterator[Field]
         for file in files:
             if file.resolve().parent != path.resolve():
                 raise BadInput(f"{file} is a link that leads out of the folder")
+            if not file.is_file():
+                raise BadInput(f"{file} is no file; expected documents in {path}")
             yield from read_records(file, bad=bad)
     elif not path.is_file():
         raise BadInput(f"{path} does not exist")
@@ -75,10 +78,24 @@ def _rows(path: Path) -> Iterator[Field]:
         number = 0
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=200):
             for row in batch.to_pylist():
-                yield Field(row, f"{path}, row {number}")
+                yield Field(_as_json(row, f"{path}, row {number}"), f"{path}, row {number}")
                 number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{path} is no Parquet file that can be read ({error})") from None
+    except BadInput:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"{path} is no Parquet file that can be read ({said})") from None
+
+
+def _as_json(row: dict[str, Any], where: str) -> Any:
+    """A row as the same line of JSON would be read. Raises: BadInput for bytes, dates and whatever else JSON lacks."""
+    for column, value in row.items():
+        try:
+            if not isinstance(value, str | int | None):
+                row[column] = parsed(json.dumps(value), f"{where}.{column}")
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"{where}.{column}: is no JSON value ({error})") from None
+    return row
 
 
 def write_records(path: Path, records: Iterable[Any], *, one_document: bool = False, of: Any = None) -> int:
