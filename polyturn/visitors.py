@@ -36,15 +36,15 @@ class Pace:
         return len(self._times) == self.most and self.clock() - self._times[0] <= self.seconds
 
 
-def refused(headers: Mapping[str, str], hosts: Collection[str] | None, *, pages: bool) -> tuple[int, str] | None:
+def why_not(headers: Mapping[str, str], hosts: Collection[str] | None, *, pages: bool) -> tuple[int, str] | None:
     """Why a request is not for us, with the HTTP status; None where it is. Names of headers are in small letters.
 
     ``hosts``: the names, with port, under which we may be reached; None = any. ``pages``: whether pages of ours ask;
     where none does, a request with an origin comes from a page of somebody else.
 
-    >>> refused({"host": "evil.example"}, {"127.0.0.1:80"}, pages=True)[0]
+    >>> why_not({"host": "evil.example"}, {"127.0.0.1:80"}, pages=True)[0]
     421
-    >>> refused({"host": "a:80", "origin": "http://a:80"}, {"a:80"}, pages=True)
+    >>> why_not({"host": "a:80", "origin": "http://a:80"}, {"a:80"}, pages=True)
     """
     if hosts is not None and headers.get("host") not in hosts:
         return 421, f"unknown host {headers.get('host', '')[:80]!r}; expected one of {', '.join(sorted(hosts))}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from polyturn.visitors import Pace, is_longer, refused
+from polyturn.visitors import Pace, is_longer, why_not
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -73,7 +73,7 @@ class Guard:
     def _refused(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if scope["type"] != "http":
             return 403, "only HTTP is spoken here"
-        why = refused(headers, self.hosts, pages=True)
+        why = why_not(headers, self.hosts, pages=True)
         if why is None and headers.get("sec-fetch-site") == "cross-site" and scope["method"] != "GET":
             why = 403, "the request comes from another site"
         if why is not None:

@@ -23,8 +23,7 @@ from polyturn.protocols import Ask
 from polyturn.rollout import requests
 from polyturn.rollout.requests import Memory, Reply, Request
 from polyturn.types import IntArray, Message, Sampling, Turn, assistant
-from polyturn.visitors import LOOPBACK, Pace, is_longer
-from polyturn.visitors import refused as why_refused
+from polyturn.visitors import LOOPBACK, Pace, is_longer, why_not
 from polyturn.waits import Waiting
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class Server:
         return None if self.public else {f"{name}:{self.port}" for name in (*LOOPBACK, own)}
 
     def _admitted(self, http: HttpRequest) -> Door | Refusal:
-        why = why_refused(http.headers, self._hosts, pages=False)
+        why = why_not(http.headers, self._hosts, pages=False)
         if why is not None:
             return Refusal(why[0], "not_for_you", f"{why[1]}; programs ask here, not pages")
         door = self._doors.get(http.path_params["episode"])
