@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polyturn.errors import BadInput
 from polyturn.learn import checkpoint
 from polyturn.progress import Progress
 from polyturn.protocols import Stateful
@@ -38,9 +39,13 @@ class Run:
     def __post_init__(self) -> None:
         self.control = Control(self.folder, self.recorder.attempt)
         if self._results_file.exists():
-            self.results = json.loads(self._results_file.read_text("utf-8"))
+            self.results = _results(self._results_file)
         if self._state_folder.exists():
             self._found = checkpoint.load(self._state_folder)
+            stage, done = self._found.get("stage"), self._found.get("done")
+            if not (isinstance(stage, str) and isinstance(done, int) and isinstance(self._found.get("parts"), dict)):
+                raise BadInput(f"{self._state_folder} is no checkpoint of a run: it lacks its stage, how many "
+                               "iterations are done, or its parts; remove it to begin anew")
         if self.recorder.attempt > 1:
             self.recorder.rewind(None if self.at is None else _mark(*self.at))
 
@@ -101,6 +106,16 @@ class Run:
     def room(self, need_bytes: int) -> bool:
         """Whether the folder's disk has that much room."""
         return shutil.disk_usage(self.folder).free >= need_bytes
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not JSON ({error}); remove it: a run that goes on writes it anew") from None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} holds {type(found).__name__}; expected an object of results")
+    return found
 
 
 def _mark(stage: str, done: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from polyturn.errors import BadInput
+from polyturn.learn import checkpoint
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress
 from polyturn.record.read import read_metrics
@@ -66,3 +67,20 @@ def test_results_are_written_whole_and_refuse_what_json_has_not(tmp_path: Path) 
         run.keep(c=float("nan"))
     assert json.loads((run.folder / "results.json").read_text()) == {"a": 1, "b": [2]}
     run.recorder.close()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, "3"])
+def test_results_that_are_none_are_named(tmp_path: Path, text: str) -> None:
+    a_run(tmp_path / "run").recorder.close()
+    (tmp_path / "run" / "results.json").write_text(text)
+    with open_run(tmp_path / "run", resume=True) as recorder, pytest.raises(BadInput, match=r"results\.json"):
+        Run(tmp_path / "run", recorder, make_progress(StringIO()))
+
+
+@pytest.mark.parametrize("states", [{}, {"stage": 1, "done": 1, "parts": {}}, {"stage": "a", "done": "1", "parts": {}},
+                                    {"stage": "a", "done": 1, "parts": []}])
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, states: dict[str, Any]) -> None:
+    a_run(tmp_path / "run").recorder.close()
+    checkpoint.save(tmp_path / "run" / "checkpoints" / "state", states)
+    with open_run(tmp_path / "run", resume=True) as recorder, pytest.raises(BadInput, match="no checkpoint of a run"):
+        Run(tmp_path / "run", recorder, make_progress(StringIO()))
