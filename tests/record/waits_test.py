@@ -57,6 +57,15 @@ def test_the_oldest_are_told_and_the_others_counted() -> None:
     assert crowd[:3] == ["0", "1", "2"]
 
 
+def test_what_cannot_be_said_at_the_moment_stops_nothing() -> None:
+    def count() -> str:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    with Waiting("changing", "b", count):
+        row = next(row for row in as_told(1)["waits"] if row["who"] == "changing")
+    assert row["what"] == "cannot be said at the moment (RuntimeError)"
+
+
 def test_a_disk_that_takes_nothing_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY_S", 0.02)
     (tmp_path / "run" / FILE).mkdir(parents=True)  # whatever is written cannot take this place

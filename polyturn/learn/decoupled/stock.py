@@ -22,6 +22,7 @@ from polyturn.rollout.environments import episode_name, group_name
 from polyturn.rollout.leases import Lease, Leases, Order, Ticket, as_it_was
 from polyturn.rollout.score import score_matches, score_with
 from polyturn.types import Episode, Group
+from polyturn.waits import Waiting
 
 
 class Stock:
@@ -120,7 +121,8 @@ class Stock:
                 if found is not None:
                     return found
                 if self.schedule.by_ticket or self.open_next() is None:
-                    await self._changed.wait()
+                    with Waiting(f"environment {environment}", "the stock", "an order"):
+                        await self._changed.wait()
 
     def played(self, order: Order, episode: Episode, environment: str) -> None:
         """Takes in a finished rollout; a group that it completes goes to the judge."""
@@ -178,6 +180,11 @@ class Stock:
 
         Raises: DeadlinePassed after ``deadline_s`` without enough groups, with what there is.
         """
+        with Waiting("the learner", "the stock", lambda: self.waiting(update), self.schedule.deadline_s):
+            await self._until_enough(update)
+        return self.taken(update)
+
+    async def _until_enough(self, update: int) -> None:
         started = told = time.monotonic()
         while not self.is_enough(update):
             await self.tell()  # what is too old has left room for others
@@ -191,7 +198,6 @@ class Stock:
                 if now - told >= self.schedule.tell_after_s:
                     told = now
                     self.run.progress.note(self.waiting(update))
-        return self.taken(update)
 
     def taken(self, update: int) -> tuple[Lease, Sequence[Group]]:
         """Lends the groups of an update, all of which are there."""

@@ -21,6 +21,7 @@ from polyturn.protocols import Stateful
 from polyturn.rollout.environments import Environments, Occupancy
 from polyturn.rollout.leases import Lease
 from polyturn.types import Group
+from polyturn.waits import Waiting
 
 
 async def train_decoupled(
@@ -169,10 +170,11 @@ class _Work:
     async def _publish(self) -> None:
         """Hands the present weights to those that sample."""
         version, weights = self.stage.learner.version, weights_of(self.stage.model.model)
-        if isinstance(self.pool, Pinned):
-            await self.pool.keep(version, weights)
-        else:
-            await self.pool.roll(version, weights, at_once=self.schedule.at_once)
+        with Waiting("the learner", "the samplers", f"they take weights {version}"):
+            if isinstance(self.pool, Pinned):
+                await self.pool.keep(version, weights)
+            else:
+                await self.pool.roll(version, weights, at_once=self.schedule.at_once)
 
     def close(self) -> None:
         """Ends what was begun here."""
