@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polyturn.errors import BadInput
+from polyturn.forest import dense
 from polyturn.forest.layout import Layout
 
 PREFIX = "forest+"
@@ -73,52 +74,104 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-        q, k, v = _grouped(query, key, value)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        out = torch.empty(q.shape, dtype=wide)
-        total = torch.empty(q.shape[:-1], dtype=wide)
-        for chain in layout.chains:
-            own = slice(chain.start, chain.stop)
-            out[:, :, own], total[:, :, own] = _flash(q[:, :, own], k[:, :, own], v[:, :, own], True, scale)
-        for chain in layout.chains:
-            if chain.end > chain.stop:
-                own, behind = slice(chain.start, chain.stop), slice(chain.stop, chain.end)
-                more, part = _flash(q[:, :, behind], k[:, :, own], v[:, :, own], False, scale)
-                joined = torch.logaddexp(total[:, :, behind], part)
-                share = torch.exp(part - joined)[..., None]
-                out[:, :, behind].lerp_(more.to(wide), share)
-                total[:, :, behind] = joined
-        out = out.to(q.dtype)
+        out, total = blocks_forward(query, key, value, layout, scale)
         ctx.save_for_backward(query, key, value, out, total)
         ctx.layout, ctx.scale = layout, scale
-        return out.transpose(0, 1).reshape(query.shape)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, total = ctx.saved_tensors
-        wide = total.dtype  # the kernel's backward pass in bfloat16 takes twice the time of float32
-        q, k, v = _grouped(query.to(wide), key.to(wide), value.to(wide))
-        out = out.to(wide)
-        grad = grads[0].to(wide).reshape(k.shape[1], -1, *q.shape[2:]).transpose(0, 1)
-        grad_q, grad_k, grad_v = (torch.zeros(q.shape, dtype=wide) for _ in range(3))
-        for chain in ctx.layout.chains:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        parts = blocks_back(grads[0], saved, ctx.layout, ctx.scale)
+        by_q, by_k, by_v = (part.to(like.dtype) for part, like in zip(parts, saved[:3], strict=True))
+        return by_q, by_k, by_v, None, None
+
+
+def blocks_forward(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> tuple[Tensor, Tensor]:
+    """(output [1, heads, U, D], log-sum-exp of each row) as :class:`_Blocks` has them."""
+    q, k, v = _grouped(query, key, value)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    out = _like_rows(q, wide)
+    total = torch.empty(q.shape[:-1], dtype=wide)
+    for chain in layout.chains:
+        own = slice(chain.start, chain.stop)
+        out[:, :, own], total[:, :, own] = _block((q, k, v), own, own, scale)
+    for chain in layout.chains:
+        if chain.end > chain.stop:
             own, behind = slice(chain.start, chain.stop), slice(chain.stop, chain.end)
-            for rows, causal in ((own, True), (behind, False)):
-                if rows.stop > rows.start:
-                    parts = _flash_back(
-                        grad[:, :, rows], q[:, :, rows], k[:, :, own], v[:, :, own], out[:, :, rows],
-                        total[:, :, rows], 0.0, causal, scale=ctx.scale,
-                    )  # fmt: skip
-                    for whole, part, place in zip((grad_q, grad_k, grad_v), parts, (rows, own, own), strict=True):
-                        whole[:, :, place] += part
-        back_q = grad_q.transpose(0, 1).reshape(query.shape).to(query.dtype)
-        return back_q, grad_k.sum(0)[None].to(key.dtype), grad_v.sum(0)[None].to(value.dtype), None, None
+            more, part = _block((q, k, v), behind, own, scale)
+            joined = torch.logaddexp(total[:, :, behind], part)
+            share = torch.exp(part - joined)[..., None]
+            out[:, :, behind].lerp_(more.to(wide), share)
+            total[:, :, behind] = joined
+    return _ungrouped(out).to(query.dtype), total
+
+
+def blocks_back(slope: Tensor, saved: tuple[Tensor, ...], layout: Layout, scale: float) -> tuple[Tensor, ...]:
+    """The gradients by query, key and value, given that by the output; ``saved`` = query, key, value, output,
+    log-sum-exp. They are float32 at least: the kernel's backward pass in bfloat16 takes twice the time of float32."""
+    query, key, value, out, total = saved
+    wide = total.dtype
+    q, k, v = _grouped(query, key, value)
+    grad, seen = (_split(x, key.shape[1]) for x in (slope.to(query.dtype), out))
+    delta = torch.linalg.vecdot(grad.to(wide), seen.to(wide)) if query.dtype == torch.bfloat16 else total
+    grad_q = _like_rows(q, wide).zero_()
+    grad_k, grad_v = (torch.zeros(key.shape[1:], dtype=wide) for _ in range(2))
+    for chain in layout.chains:
+        own, behind = slice(chain.start, chain.stop), slice(chain.stop, chain.end)
+        for rows in (own, behind):
+            if rows.stop > rows.start:
+                parts = _block_back((grad, seen, delta, total), (q, k, v), rows, own, scale)
+                grad_q[:, :, rows] += parts[0]
+                grad_k[:, own] += parts[1]
+                grad_v[:, own] += parts[2]
+    return _ungrouped(grad_q), grad_k[None], grad_v[None]
+
+
+def _block(qkv: tuple[Tensor, ...], rows: slice, keys: slice, scale: float) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of some rows over some keys; where they are the same the block is causal."""
+    q, k, v = qkv[0][:, :, rows], *(x[:, :, keys] for x in qkv[1:])
+    if dense.worth(q, k.shape[2]):
+        found = dense.forward(q, k[0], v[0], rows == keys, scale)
+        if bool(torch.isfinite(found[1]).all()):  # scores in the ten thousands need the kernel's wider numbers
+            return found
+    return _flash(q, k, v, rows == keys, scale)
+
+
+def _block_back(by: tuple[Tensor, ...], qkv: tuple[Tensor, ...], rows: slice, keys: slice,
+                scale: float) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients by the query of some rows, and by some keys and values; ``by`` = that by the output, output, delta,
+    log-sum-exp."""
+    slope, out, delta, total = (x[:, :, rows] for x in by)
+    q, k, v = qkv[0][:, :, rows], *(x[:, :, keys] for x in qkv[1:])
+    if dense.worth(q, k.shape[2]):
+        return dense.backward(slope, (q, k[0], v[0]), (total, delta), rows == keys, scale)
+    wide = total.dtype
+    parts = _flash_back(slope.to(wide), q.to(wide), k.to(wide), v.to(wide), out.to(wide), total, 0.0, rows == keys,
+                        scale=scale)  # fmt: skip
+    return parts[0], parts[1].sum(0), parts[2].sum(0)
+
+
+def _split(x: Tensor, key_heads: int) -> Tensor:
+    """[heads / key heads, key heads, U, D] of [1, heads, U, D], as a view."""
+    found: Tensor = x[0].unflatten(0, (key_heads, -1)).transpose(0, 1)
+    return found
+
+
+def _ungrouped(x: Tensor) -> Tensor:
+    """[1, heads, U, D] of [heads / key heads, key heads, U, D], as a view if it was made by :func:`_like_rows`."""
+    return x.transpose(0, 1).flatten(0, 1)[None]
+
+
+def _like_rows(q: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty tensor of the shape of ``q`` in which a token's heads stand side by side, as matrices want them."""
+    groups, key_heads, count, size = q.shape
+    return torch.empty(count, key_heads, groups, size, dtype=dtype).permute(2, 1, 0, 3)
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[heads / key heads, key heads, U, D] each, as views: queries that share keys stand along the first axis."""
-    key_heads, heads = key.shape[1], query.shape[1]
-    q = query.reshape(key_heads, heads // key_heads, *query.shape[2:]).transpose(0, 1)
+    q = _split(query, key.shape[1])
     return q, key.expand(q.shape[0], -1, -1, -1), value.expand(q.shape[0], -1, -1, -1)
 
 

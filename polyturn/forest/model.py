@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from polyturn.arrays import Tree, pruned
 from polyturn.errors import BadInput, NotFinite
 from polyturn.forest.attention import attach, attention_name, causal_model, detach
+from polyturn.forest.head import Head, read
+from polyturn.forest.layers import fast_layer
 from polyturn.forest.layout import Layout, lay
 from polyturn.types import FloatArray, IntArray
 
@@ -43,9 +45,15 @@ class Forest:
         if self.head is None:
             raise BadInput(f"{type(inner).__name__} has no vocabulary projection; expected a causal language model")
         model.eval()
+        layers = self._take_layers()
         self.exact, self.reason = _probe(self)
-        if recompute:
-            self._recompute_layers()
+        if not self.exact:
+            for layer in layers:
+                vars(layer).pop("forward", None)
+        if recompute and not (self.exact and layers):
+            raise BadInput(
+                f"gradient checkpointing needs a model that runs over trees and is made of layers; {self.reason}"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -112,10 +120,41 @@ class Forest:
         """``(logprob_N, entropy_N)`` of ids given the hidden states before them, in nats.
 
         ``log softmax(logits / temperature)`` over the ids in ``support[n]`` where n has one, else over the whole
-        vocabulary. Logits exist for ``chunk`` tokens at a time, forwards and backwards.
+        vocabulary. Logits exist for a tile of the vocabulary at a time, forwards and backwards, and where there is a
+        support, or a head that is more than a matrix, for ``chunk`` tokens.
 
         Raises: BadInput for a token outside its own support.
         """
+        free = np.array([n not in support for n in range(len(id_N))], np.bool_)
+        weight = self._plain_head()
+        if weight is None or not free.any():
+            return self._in_chunks(hidden_NH, (id_N, temperature_N), support, chunk)
+        if not free.all():
+            rows = [np.flatnonzero(free), np.flatnonzero(~free)]
+            inside = {new: support[n] for new, n in enumerate(rows[1].tolist())}
+            parts = [
+                self.logprobs(hidden_NH[torch.as_tensor(row, device=self.device)], id_N[row], temperature_N[row], part,
+                              chunk=chunk)
+                for row, part in zip(rows, ({}, inside), strict=True)
+            ]  # fmt: skip
+            back = torch.as_tensor(np.argsort(np.concatenate(rows)), device=self.device)
+            whole = [torch.cat(pair)[back] for pair in zip(*parts, strict=True)]
+            return whole[0], whole[1]
+        id_on = torch.as_tensor(id_N.astype(np.int64), device=self.device)
+        heat_N = torch.as_tensor(temperature_N, dtype=hidden_NH.dtype, device=self.device)
+        low = None if self.dtype is None else getattr(torch, self.dtype)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return read(hidden_NH, weight, id_on, heat_N, Head(_scale(self.config), cap, low, not self.recompute))
+
+    def _plain_head(self) -> Tensor | None:
+        """The vocabulary matrix, where the head is that matrix and no more."""
+        head = self.head
+        return head.weight if type(head) is nn.Linear and head.bias is None else None
+
+    def _in_chunks(self, hidden_NH: Tensor, wanted: tuple[IntArray, FloatArray], support: Mapping[int, IntArray],
+                   chunk: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The same through the head as a module, some tokens at a time; ``wanted`` = ids and temperatures."""
+        id_N, temperature_N = wanted
         found: list[Tensor] = []
         for start in range(0, len(id_N), chunk):
             rows = slice(start, min(start + chunk, len(id_N)))
@@ -142,25 +181,31 @@ class Forest:
             entropy_N = -(log_NV.exp() * log_NV.masked_fill(~allowed_NV, 0.0)).sum(-1)
         return torch.stack([log_NV.gather(1, id_N[:, None])[:, 0], entropy_N])
 
-    def _recompute_layers(self) -> None:
+    def _take_layers(self) -> list[nn.Module]:
+        """The decoder layers, whose forward now asks for a forest first; calls without one are untouched."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         layers = [m for m in self.body.modules() if isinstance(m, GradientCheckpointingLayer)]
-        if not self.exact or not layers:
-            raise BadInput(
-                f"gradient checkpointing needs a model that runs over trees and is made of layers; {self.reason}"
-            )
         for layer in layers:
-            layer.forward = MethodType(_recomputed, layer)
+            layer.forward = MethodType(_layer, layer)
+        return layers
 
 
-def _recomputed(layer: nn.Module, *args: Any, **more: Any) -> Any:
+def _layer(layer: nn.Module, *args: Any, **more: Any) -> Any:
     """A layer's forward; with gradients and a layout that asks for it, its activations are not kept."""
-    forward = type(layer).forward
     layout = more.get("forest")
     if layout is None or not layout.recompute or not torch.is_grad_enabled():
-        return forward(layer, *args, **more)
-    return checkpoint(forward, layer, *args, use_reentrant=False, **more)
+        return _over_forest(layer, *args, **more)
+    return checkpoint(_over_forest, layer, *args, use_reentrant=False, **more)
+
+
+def _over_forest(layer: nn.Module, *args: Any, **more: Any) -> Any:
+    """A layer's forward; over a forest by the pieces of :mod:`polyturn.forest.layers` where they know it."""
+    if more.get("forest") is not None and len(args) == 1 and "position_embeddings" in more:
+        found = fast_layer(layer, args[0], more["forest"], more["position_embeddings"])
+        if found is not None:
+            return found
+    return type(layer).forward(layer, *args, **more)
 
 
 def _allowed(rows: slice, id_N: IntArray, support: Mapping[int, IntArray], vocabulary: int) -> Tensor | None:

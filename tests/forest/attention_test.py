@@ -67,3 +67,14 @@ def test_a_large_score_does_not_overflow() -> None:
     inputs, layout = made(1)
     big = [inputs[0].detach() * 1e4, *(x.detach() for x in inputs[1:])]
     torch.testing.assert_close(tree_attention(*big, layout, scale=1.0), by_paths(*big, layout, 1.0))
+
+
+def test_a_large_score_does_not_overflow_in_bfloat16_blocks() -> None:
+    draw = torch.Generator().manual_seed(2)
+    layout = lay(random_tree(np.random.default_rng(2), 100, reach=1))
+    query, key, value = (torch.randn(1, heads, 100, 8, generator=draw).to(torch.bfloat16) for heads in (6, 2, 2))
+    big = (query * 1e5).requires_grad_()
+    found = tree_attention(big, key, value, layout, scale=1.0)
+    exact = by_paths(*(x.detach().double() for x in (big, key, value)), layout, 1.0)
+    assert float((found.double() - exact).norm() / exact.norm()) < 0.05
+    assert bool(torch.isfinite(torch.autograd.grad(found.double().sum(), big)[0]).all())

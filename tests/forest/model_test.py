@@ -216,7 +216,9 @@ def test_no_square_mask_is_made() -> None:
     assert largest < 3000 * 200
 
 
-def test_logits_of_a_chunk_only_exist_at_a_time() -> None:
+@pytest.mark.parametrize("budget", [0, 2**25])
+def test_logits_are_kept_within_a_budget_only(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyturn.forest.head.KEPT", budget)
     tokens = random_tokens(np.random.default_rng(0), trajectories=20)
     hidden = FOREST.hidden(tokens.tree, before(tokens)).detach().requires_grad_()
     kept = 0
@@ -230,7 +232,7 @@ def test_logits_of_a_chunk_only_exist_at_a_time() -> None:
         value, _ = FOREST.logprobs(hidden, tokens.id_N, tokens.temperature_N, {}, chunk=8)
     value.sum().backward()
     assert len(tokens) > 80
-    assert kept == 0
+    assert kept == (len(tokens) * 61 if budget else 0)
     whole = torch.log_softmax(LLAMA.lm_head(hidden), -1).gather(1, torch.tensor(tokens.id_N.astype(np.int64))[:, None])
     grad = torch.autograd.grad(whole.sum(), hidden)[0]
     assert hidden.grad is not None
