@@ -6,10 +6,9 @@ deadline or a crash inside an agent therefore loses nothing.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, UnknownName
@@ -28,10 +27,13 @@ from polyturn.types import (
     Trajectory,
     Turn,
 )
-from polyturn.waits import Waiting
+from polyturn.waits import Expired, Waiting, within
 
 Clock = Callable[[], float]
 Forker = Callable[[Seat, Env | None], Awaitable[tuple[Env, Step]]]
+
+
+_LIMITS = tuple(f.name for f in fields(Limits))
 
 
 class Budget:
@@ -41,20 +43,24 @@ class Budget:
         self.limits = limits
         self._clock = clock
         self._since = clock()
-        self._used = {f.name: 0 for f in fields(Limits)}
+        self._used = dict.fromkeys(_LIMITS, 0)
 
     @property
     def left(self) -> Limits:
         """What is left of every limit; None = unlimited."""
-        used: Mapping[str, float] = {**self._used, "seconds": self._clock() - self._since}
-        given = asdict(self.limits)
-        return Limits(**{name: None if most is None else max(most - used[name], 0) for name, most in given.items()})
+        return Limits(**{name: self.of(name) for name in _LIMITS})
+
+    def of(self, name: str) -> Any:
+        """What is left of one limit; None = unlimited."""
+        most = getattr(self.limits, name)
+        if most is None:
+            return None
+        return max(most - (self._clock() - self._since if name == "seconds" else self._used[name]), 0)
 
     def check(self, *names: str) -> None:
         """Raises BudgetSpent if one of the named limits (or the time) is used up."""
-        left = self.left
         for name in (*names, "seconds"):
-            if getattr(left, name) == 0:
+            if self.of(name) == 0:
                 raise BudgetSpent(f"{name}: {getattr(self.limits, name)} spent")
 
     def charge(self, **amounts: int) -> None:
@@ -82,7 +88,7 @@ class _Grown:
     def index(self, message: Message) -> int:
         """The place of a message in the log of this trajectory, added if it is new."""
         known = self.place.get(message.id) if message.id else None
-        if known is not None and self.messages[known] == message:
+        if known is not None and (self.messages[known] is message or self.messages[known] == message):
             return known
         if not message.id or known is not None:
             for index, old in enumerate(self.messages):
@@ -122,7 +128,7 @@ class Log:
 
     def event(self, event: Event) -> None:
         """Adds an event at the next place in the order."""
-        self.events.append(replace(event, at=self.next_at()))
+        self.events.append(Event(self.next_at(), event.kind, event.seat, event.content, event.to, event.branch))
 
     def policy(self, name: str) -> Policy:
         """A policy by name. Raises: UnknownName."""
@@ -153,7 +159,7 @@ class Log:
         return tuple(
             Trajectory(
                 seat, policy, grown.parent, tuple(grown.messages),
-                tuple(replace(turn, rewards=paid.get(turn.at, EMPTY)) for turn in grown.turns),
+                tuple(replace(turn, rewards=paid[turn.at]) if turn.at in paid else turn for turn in grown.turns),
                 tuple(grown.ledger.spans), grown.stop or stop, tuple(grown.tools),
             )
             for (seat, policy), grown in self._grown.items()
@@ -229,7 +235,7 @@ class Desk:
         name = policy or self.policy
         model = self.log.policy(name)
         grown = self.log.grown(self.seat, name, self.parent)
-        left = self.budget.left.tokens
+        left = self.budget.of("tokens")
         sampling = self.log.drawn(self.seat, sampling)
         short = left is not None and left < sampling.max_tokens
         seed = derive(self.log.seed, self.log.trial, self.seat, name, grown.calls)
@@ -244,39 +250,38 @@ class Desk:
         completion = await self._sampled(model, messages, tools, sampling, grown)
         if short and completion.finish == "length":
             completion = replace(completion, finish="budget")
-        turn = Turn(
-            at, self.seat, name, (), -1, (), completion.finish, purpose, branch, step, sampling, completion.usage,
-            started, self.log.clock(),
-        )
-        return self._record(turn, grown, messages, completion)
+        said = (purpose, branch, step, sampling, completion.usage, started, self.log.clock(), EMPTY)
+        return self._record((at, name, said), grown, messages, completion)
 
     async def _sampled(
         self, model: Policy, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, grown: _Grown
     ) -> Completion:
-        seconds = self.budget.left.seconds
+        seconds = self.budget.of("seconds")
         wait = self.log.call_timeout_s if seconds is None else min(seconds, self.log.call_timeout_s)
         call = model.sample(messages, tools=tools, sampling=sampling, written=grown.ledger.written)
         try:
             with Waiting(f"seat {self.seat} of episode {self.log.episode_id}", f"policy {model.name}",
                          f"reply {grown.calls}", wait):
-                async with asyncio.timeout(wait) as deadline:
-                    return await call
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
+                return await within(call, wait)
+        except Expired as error:
             if seconds is not None and wait == seconds:
                 raise BudgetSpent(f"seconds: {self.budget.limits.seconds} spent") from error
             raise DeadlinePassed(f"seat {self.seat!r} waited {wait:.0f} s for policy {model.name!r}") from error
 
-    def _record(self, turn: Turn, grown: _Grown, messages: Sequence[Message], completion: Completion) -> Turn:
-        """Writes a sampled turn into ledger, log and record, in one go without a wait."""
+    def _record(
+        self, call: tuple[int, str, tuple[Any, ...]], grown: _Grown, messages: Sequence[Message],
+        completion: Completion,
+    ) -> Turn:
+        """Writes a sampled turn into ledger, log and record, in one go without a wait; ``call`` = its place, its
+        policy, and the fields of the turn from ``purpose`` on."""
+        at, policy, said = call
         first_message, first_span = len(grown.messages), grown.recorded
         prompt = tuple(grown.index(message) for message in messages)
         spans = grown.ledger.write(grown.ledger.place(completion.prompt), completion)
-        owned = tuple((self.seat, turn.policy, index) for index in spans)
-        name = f"{self.seat}:{turn.policy}@{turn.at}"
+        owned = tuple((self.seat, policy, index) for index in spans)
+        name = f"{self.seat}:{policy}@{at}"
         reply = replace(completion.message, role="assistant", origin="policy", spans=owned, id=name)
-        turn = replace(turn, prompt=prompt, reply=grown.index(reply), spans=spans)
+        turn = Turn(at, self.seat, policy, prompt, grown.index(reply), spans, completion.finish, *said)
         grown.turns.append(turn)
         grown.recorded = len(grown.ledger.spans)
         sampled = completion.usage.completion_tokens or (0 if completion.ids is None else len(completion.ids))

@@ -7,19 +7,22 @@ That is one entry in a mapping, put there and taken away; a thread of the record
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gc
 import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()
@@ -52,6 +55,56 @@ class Waiting:
         _OPEN.pop(self.number, None)
 
 
+class Expired(Exception):
+    """A deadline of :func:`within` passed; an answer's own ``TimeoutError`` stays what it is."""
+
+
+async def within(answer: Awaitable[T], seconds: float) -> T:
+    """What ``answer`` gives, within so many seconds.
+
+    What never waits is handed on without a timer: it could not be interrupted by one. Raises: Expired.
+    """
+    until = asyncio.get_running_loop().time() + seconds
+    running = answer.__await__()
+    try:
+        waits_for = next(running)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    try:
+        async with asyncio.timeout_at(until) as deadline:
+            return cast(T, await _Rest(running, waits_for))
+    except TimeoutError as error:
+        if deadline.expired():
+            raise Expired(f"nothing came within {seconds:g} s") from error
+        raise
+
+
+@dataclass(slots=True)
+class _Rest:
+    """An awaitable that has begun, and what it waits for."""
+
+    running: Generator[object, object, object]
+    waits_for: object
+
+    def __await__(self) -> Generator[object, object, object]:
+        """Goes on as ``await`` would."""
+        running, waits_for = self.running, self.waits_for
+        while True:
+            try:
+                try:
+                    got = yield waits_for
+                except GeneratorExit:
+                    running.close()
+                    raise
+                except BaseException as error:
+                    waits_for = running.throw(error)
+                else:
+                    waits_for = running.send(got)
+            except StopIteration as done:
+                return done.value
+
+
 def waited(who: str, whom: str, what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function that is a wait for as long as it computes: ``@waited("the loop", "the learner", "an update")``."""
     def of(function: Callable[P, R]) -> Callable[P, R]:
@@ -78,10 +131,23 @@ def waits() -> list[Waiting]:
 def places() -> dict[str, list[str]]:
     """Name of each thread -> where it is, the innermost first: ``learner.py:220 update``. Asked from another thread,
     it tells what the main thread computes or hangs in."""
-    frames = sys._current_frames()
+    frames = _frames()
     own = threading.get_ident()
     return {thread.name: _place(frames[thread.ident]) for thread in threading.enumerate()
             if thread.ident in frames and thread.ident != own}
+
+
+def _frames() -> dict[int, FrameType]:
+    """The innermost frame of each thread. A collection that begins inside of the call would hold a lock of the
+    interpreter while it lets other threads run, and with Python before 3.12 they may then wait for each other for
+    ever."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _place(frame: FrameType | None) -> list[str]:

@@ -232,7 +232,9 @@ def loose_zips(module: Module) -> list[str]:
 PARENTS = {"Protocol", "Enum", "IntEnum", "StrEnum", "Exception", "NamedTuple", "TypedDict", "Module", "Generic",
            "Function"}
 """What may be inherited; ``Module`` and ``Function`` are torch's."""
-DEMANDED: dict[str, set[str]] = {"polyturn.cli.parse": {"ArgumentParser"}}
+DEMANDED: dict[str, set[str]] = {
+    "polyturn.cli.parse": {"ArgumentParser"}, "benchmarks.overhead_peers": {"Env", "Client", "Harness"},
+}
 """Where a library demands a subclass."""
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from polyturn.waits import Waiting, places, waited, waits
+from polyturn.waits import Expired, Waiting, places, waited, waits, within
 
 
 def named(prefix: str) -> list[str]:
@@ -80,3 +80,63 @@ def test_a_wait_costs_less_than_the_smallest_step() -> None:
                 pass
         best = min(best, (time.perf_counter() - begun) / 2000)
     assert best < 20e-6
+
+
+async def test_what_never_waits_is_handed_on_and_what_waits_is_awaited() -> None:
+    async def at_once() -> int:
+        return 3
+
+    async def later() -> int:
+        await asyncio.sleep(0.001)
+        return await at_once() + 1
+
+    assert await within(at_once(), 0.0) == 3
+    assert await within(later(), 5.0) == 4
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, 5)
+    assert await within(future, 5.0) == 5
+
+
+async def test_a_deadline_ends_the_wait_inside() -> None:
+    ended: list[str] = []
+
+    async def hangs() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("closed")
+
+    with pytest.raises(Expired, match=r"nothing came within 0\.01 s"):
+        await within(hangs(), 0.01)
+    assert ended == ["closed"]
+
+
+async def test_errors_come_through_as_they_are_also_timeouts_of_the_answer_itself() -> None:
+    async def fails(*, waits: bool, error: Exception) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise error
+
+    for first in (False, True):
+        with pytest.raises(TimeoutError, match="own"):
+            await within(fails(waits=first, error=TimeoutError("own")), 5.0)
+        with pytest.raises(ValueError, match="other"):
+            await within(fails(waits=first, error=ValueError("other")), 5.0)
+
+
+async def test_a_cancelled_wait_is_cancelled_inside() -> None:
+    ended: list[str] = []
+
+    async def hangs() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    task = asyncio.ensure_future(within(hangs(), 60.0))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ["cancelled"]

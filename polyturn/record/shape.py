@@ -126,7 +126,7 @@ def _container(kind: Any, origin: Any, inner: tuple[Any, ...]) -> Shape:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if type(value) is not str and not isinstance(value, str):
         raise _Refused(BadInput, f"is {value!r}; expected text")
     return value
 
@@ -140,6 +140,8 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     if not isinstance(value, (float, int, np.floating, np.integer)) or isinstance(value, bool):
         raise _Refused(BadInput, f"is {value!r}; expected a number")
     number = float(value)
@@ -258,7 +260,10 @@ def _list(inner: Shape, make: Callable[[list[Any]], Any]) -> Shape:
     item, back = inner.encode, inner.decode
 
     def encode(values: Any) -> list[Any]:
-        if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Set)):
+        plain = type(values) is tuple or type(values) is list
+        if plain and not values:
+            return []
+        if not plain and (isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Set))):
             raise _Refused(BadInput, f"is {values!r}; expected a sequence")
         out: list[Any] = []
         try:
@@ -279,7 +284,7 @@ def _mapping(key_kind: type, inner: Shape) -> Shape:
     numbered = key_kind is int
 
     def encode(values: Any) -> dict[str, Any]:
-        if not isinstance(values, Mapping):
+        if type(values) is not dict and not isinstance(values, Mapping):
             raise _Refused(BadInput, f"is {values!r}; expected a mapping")
         out: dict[str, Any] = {}
         for key, value in values.items():

@@ -323,7 +323,7 @@ def _changes(before: Turn | None, turn: Turn, what: str) -> dict[str, Any]:
     """The turn's place and the fields that differ from what was written; all of them if none was."""
     if before is None or (before.seat, before.policy) != (turn.seat, turn.policy):
         return {"new": True, **written(TURN, turn, what)}
-    changed = [f.name for f in fields(Turn) if getattr(before, f.name) != getattr(turn, f.name)]
+    changed = [] if before is turn else [n for n in _TURN_FIELDS if getattr(before, n) != getattr(turn, n)]
     return {"at": turn.at, **{
         column_name(name, _TURN_FIELDS[name]): written(_TURN_FIELDS[name], getattr(turn, name), f"{what}.{name}")
         for name in changed

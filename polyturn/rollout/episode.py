@@ -10,10 +10,10 @@ import asyncio
 import hashlib
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
@@ -21,7 +21,9 @@ from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder,
 from polyturn.rollout.world import Rules, World, fork, over
 from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Seat, Stop, root_of
-from polyturn.waits import Waiting
+from polyturn.waits import Expired, Waiting, within
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,16 @@ def _sha256(final: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+async def _results(calls: Sequence[Awaitable[T]]) -> list[T | BaseException]:
+    """What each of some calls gives or raises, all at once; a single one needs no task of its own."""
+    if len(calls) != 1:
+        return await asyncio.gather(*calls, return_exceptions=True)
+    try:
+        return [await calls[0]]
+    except Exception as error:
+        return [error]
+
+
 class _Table:
     """One episode in play."""
 
@@ -140,6 +152,7 @@ class _Table:
             if stop is not None:
                 break
             step = await self.world.step(replies)
+            await asyncio.sleep(0)  # what never waits lets the other episodes have their turn
         self.stop = stop or Stop("done")
         self.final = await self.world.final()
         _sha256(self.final)
@@ -154,7 +167,7 @@ class _Table:
     async def _answers(self, asks: tuple[Ask, ...]) -> tuple[dict[Seat, Message], Stop | None]:
         """All replies of one step. Every seat finishes, also when another one fails or runs out."""
         acts = [self.agents[ask.seat].act(ask, self.desks[ask.seat]) for ask in asks]
-        results = await asyncio.gather(*acts, return_exceptions=True)
+        results = await _results(acts)
         replies: dict[Seat, Message] = {}
         spent: Stop | None = None
         for ask, result in zip(asks, results, strict=True):
@@ -171,8 +184,10 @@ class _Table:
     async def _make(self) -> Env:
         spec = self.match.suite.spec
         with Waiting(f"episode {self.log.episode_id}", f"suite {spec.name}", "make()", spec.step_timeout_s):
-            async with asyncio.timeout(spec.step_timeout_s):
-                made: Any = await self.match.suite.make(self.match.task, self.match.seed)
+            try:
+                made: Any = await within(self.match.suite.make(self.match.task, self.match.seed), spec.step_timeout_s)
+            except Expired as error:
+                raise TimeoutError(f"{spec.name}.make() did not answer within {spec.step_timeout_s:g} s") from error
         if spec.worker == "none":
             env: Env = made
             return env
@@ -195,6 +210,6 @@ class _Table:
         closers = [close() for agent in self.agents.values() if (close := getattr(agent, "close", None)) is not None]
         if self.world is not None:
             closers.append(self.world.close())
-        for result in await asyncio.gather(*closers, return_exceptions=True):
+        for result in await _results(closers):
             if isinstance(result, Exception) and self.stop.kind != "error":
                 self._failed(result)

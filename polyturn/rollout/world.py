@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from polyturn.desk import Budget, Log
 from polyturn.errors import EnvironmentFailed
 from polyturn.protocols import Ask, Env, Spec, Step
 from polyturn.types import Event, Message, Seat, Stop, root_of
-from polyturn.waits import Waiting
+from polyturn.waits import Expired, Waiting, within
 
 T = TypeVar("T")
 MakeEnv = Callable[[], Awaitable[Env]]
@@ -95,12 +94,11 @@ class World:
         try:
             with Waiting(f"episode {self.rules.log.episode_id}", f"environment {self.rules.spec.name}", f"{name}()",
                          seconds):
-                async with asyncio.timeout(seconds) as deadline:
-                    return await call
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() raised TimeoutError: {error}") from error
+                return await within(call, seconds)
+        except Expired as error:
             raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() did not answer within {seconds:g} s") from error
+        except TimeoutError as error:
+            raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() raised TimeoutError: {error}") from error
 
     def _checked(self, step: Step) -> Step:
         """The step with ids on its messages. Raises: EnvironmentFailed where it breaks the protocol."""
@@ -118,7 +116,7 @@ class World:
             for channel, value in channels.items():
                 if not math.isfinite(value):
                     raise EnvironmentFailed(f"{name} paid seat {seat!r} {value} on channel {channel!r}")
-        return replace(step, asks=tuple(self._named(ask) for ask in step.asks))
+        return Step(tuple(self._named(ask) for ask in step.asks), step.rewards, step.events, step.stop)
 
     def _named(self, ask: Ask) -> Ask:
         messages = []
@@ -126,11 +124,11 @@ class World:
             count = self._shown.get(ask.seat, 0)
             self._shown[ask.seat] = count + 1
             messages.append(message if message.id else replace(message, id=f"{ask.seat}<{count}"))
-        return replace(ask, messages=tuple(messages))
+        return Ask(ask.seat, tuple(messages), ask.fresh, ask.hide, ask.tools, ask.legal)
 
     def _log(self, step: Step) -> None:
         for event in step.events:
-            self.rules.log.event(replace(event, branch=self.name))
+            self.rules.log.event(replace(event, branch=self.name) if self.name or event.branch else event)
         for seat, channels in step.rewards.items():
             for channel, value in channels.items():
                 content = {"channel": channel, "value": float(value)}
