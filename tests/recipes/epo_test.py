@@ -33,6 +33,7 @@ async def finished(folder: Path, settings: Settings, *, resume: bool = False) ->
 @pytest.mark.parametrize(("arm", "more"), [
     ("none", {}), ("bonus", {"warm_updates": 1}), ("hinge", {"scope": "turn"}), ("hinge_phase", {"high": 0.6}),
     ("official", {"environment": "crafting"}),
+    pytest.param("hinge", {"environment": "coin_collector"}, marks=pytest.mark.model),
 ])
 async def test_two_iterations_of_every_arm(tmp_path: Path, arm: Any, more: dict[str, Any]) -> None:
     run = await finished(tmp_path, replace(SMALL, arm=arm, **more))
