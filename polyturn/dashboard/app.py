@@ -141,13 +141,13 @@ class _Site:
         from polyturn.media import Media
 
         name, mime = request.path_params["name"], request.query_params.get("mime", "")
-        store = Media(self._run(request).folder / "media")
-        if name not in store:
-            return JSONResponse({"error": f"no media {name[:64]!r} in this run"}, 404)
         try:
+            store = Media(self._run(request).folder / "media")
+            if name not in store:
+                return JSONResponse({"error": f"no media {name[:64]!r} in this run"}, 404)
             data = store.get(name)
         except PolyturnError as error:
-            return JSONResponse({"error": str(error)}, 409)
+            return JSONResponse({"error": str(error)}, 404 if isinstance(error, UnknownName) else 409)
         shown = MIME.fullmatch(mime) is not None
         headers = {"cache-control": "private, max-age=31536000, immutable"}
         headers |= {} if shown else {"content-disposition": "attachment"}

@@ -114,7 +114,7 @@ def read_message(spoken: Any, where: str, *, origin: Origin | None = None) -> Me
     """
     given = expect(spoken, Mapping, where)
     role = given.get("role", "assistant" if origin == "policy" else None)
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         wrong(f"{where}.role", repr(role), f"one of {', '.join(_ROLES)}")
     ours = _ROLES[role]
     reasoning = given.get("reasoning_content") or given.get("reasoning") or ""
@@ -228,9 +228,9 @@ def finite(digits: str) -> float:
 
 
 def check_text(written: bytes, value: Any) -> None:
-    """Raises: ValueError where the JSON ``value`` of ``written`` holds half of a surrogate pair, which is no text: only
-    an escape can write one."""
-    if b"\\ud" in written.lower():
+    """Raises: ValueError where the JSON ``value`` of ``written`` holds half of a surrogate pair, which is no text. An
+    escape can write one, and bytes that no UTF-8 has but :func:`json.loads` takes; other encodings have zero bytes."""
+    if b"\\ud" in written.lower() or b"\xed" in written or b"\0" in written:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

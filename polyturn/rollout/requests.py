@@ -129,6 +129,8 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         wire.wrong(name, repr(value)[:80], "a whole number")
+    if value is not None and name != "seed" and abs(value) >= 2**31:
+        wire.wrong(name, str(value)[:80], "a whole number below 2^31")
     return value % 2**63 if name == "seed" and value is not None else value
 
 

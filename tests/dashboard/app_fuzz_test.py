@@ -92,6 +92,23 @@ async def test_any_request_is_answered_or_refused(tmp_path: Path) -> None:
     assert {200, 206, 400, 403, 404} <= await fuzzed(tmp_path, 250)
 
 
+@pytest.mark.parametrize(("path", "wanted"), [
+    ("/api/run/nowhere/media/" + "0" * 64, 404), ("/api/run/run/media/\0", 404), ("/api/run/nowhere/control", 404),
+])
+async def test_requests_that_once_were_errors(tmp_path: Path, path: str, wanted: int) -> None:
+    """Found with 4,000 requests."""
+    made_run(tmp_path / "run", iterations=1)
+    watch = Watch((tmp_path,))
+    watch.look()
+    app = make_app(watch, token=TOKEN, hosts=(HOST,))
+    scope, _ = asked(random.Random(0))
+    headers = [(b"host", HOST.encode()), (b"authorization", f"Bearer {TOKEN}".encode()),
+               (b"content-type", b"application/json")]
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers,
+              "method": "POST" if path.endswith("control") else "GET"}
+    assert (await answer(app, scope, b'{"command": "pause"}'))[0] == wanted
+
+
 @pytest.mark.long
 async def test_any_request_many_times(tmp_path: Path) -> None:
     await fuzzed(tmp_path, 30_000)

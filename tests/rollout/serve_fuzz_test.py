@@ -68,6 +68,24 @@ def test_broken_bodies_are_read_or_named() -> None:
     assert read(body) and any(found) and not all(found)
 
 
+@pytest.mark.parametrize("role", [["user"], {"a": 1}, 3, None, True, "narrator"])
+def test_a_role_of_another_kind_is_named(role: Any) -> None:
+    """Found with 30,000 broken bodies: a list cannot be looked up."""
+    assert not read(json.dumps({"messages": [{"role": role, "content": "x"}]}).encode())
+
+
+@pytest.mark.parametrize("text", [b"\\ud800", b"\\uDfff", b"\xed\xa0\x80", b"\xed\xbf\xbf"])
+def test_half_a_surrogate_pair_is_named_however_it_is_written(text: bytes) -> None:
+    assert not read(b'{"messages": [{"role": "user", "content": "' + text + b'"}]}')
+    assert read(b'{"messages": [{"role": "user", "content": "\\ud83d\\ude42 \xed\x95\x9c"}]}')
+
+
+def test_numbers_beyond_what_is_kept_are_named() -> None:
+    for name in ("max_tokens", "top_k", "max_completion_tokens"):
+        assert not read(json.dumps({**ASKED, name: 10**30}).encode())
+    assert read(json.dumps({**ASKED, "seed": 10**30}).encode())
+
+
 async def answered(bodies: list[bytes]) -> list[int]:
     """The statuses that a real server gives; every turn that it took was answered with 200, and can be recorded."""
     desk = Desk(Log("e", {"main": Scripted(lambda messages: "x", name="main")}), "agent", "main", Budget(Limits()))

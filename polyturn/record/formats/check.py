@@ -102,7 +102,9 @@ def parsed(text: str | bytes, where: str) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=str, parse_float=_real, object_pairs_hook=_object)
-        if (b"\\ud" in text.lower()) if isinstance(text, bytes) else ("\\ud" in text.lower() or not text.isascii()):
+        odd = b"\\ud" in text.lower() or b"\xed" in text or b"\0" in text if isinstance(text, bytes) else (
+            "\\ud" in text.lower() or not text.isascii())
+        if odd:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:

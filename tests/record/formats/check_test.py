@@ -37,7 +37,8 @@ def test_what_is_wrong_is_named(wrong: Any, said: str) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [
     ("{", "here: not JSON"), ('{"a": 1, "a": 2}', "the key 'a' stands twice"), ("[" * 100_000, "here: nested too deep"),
-    (b'"\\ud800"', "half of a surrogate pair"), (b"\xff", "not JSON"), ("1" * 5000, "here: "),
+    (b'"\\ud800"', "half of a surrogate pair"), (b'"\xed\xa0\x80"', "half of a surrogate pair"),
+    (b"\xff", "not JSON"), ("1" * 5000, "here: "),
 ])
 def test_what_is_no_json(text: str | bytes, said: str) -> None:
     with pytest.raises(BadInput, match=said):
