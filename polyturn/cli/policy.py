@@ -64,8 +64,15 @@ def model_folder(folder: Path) -> Path:
 
 def _named(folder: Path) -> str | None:
     """The stage that a run's results name as its model."""
-    results = folder / "results.json"
-    return json.loads(results.read_text("utf-8")).get("model") if results.is_file() else None
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not JSON ({error})") from None
+    named = results.get("model") if isinstance(results, dict) else None
+    return named if isinstance(named, str) else None
 
 
 def open_policy(policy: str, means: Means = Means()) -> Policy:

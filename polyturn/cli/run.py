@@ -114,10 +114,14 @@ def order_to_resume(folder: Path) -> Order:
     from polyturn.record.run import read_info
 
     info = read_info(folder)
+    changed = BadInput(f"the recipe {info.recipe} has changed since {folder} was begun, so its numbers would mean "
+                       "something else; start a new run, or put back the text that stands in run.json")
+    file = Path(info.recipe)
+    if file.suffix == ".py" and file.is_file() and file.read_text("utf-8", "replace") != info.text:
+        raise changed  # before a line of it is run: a run of others may name any file
     recipe = load(info.recipe)
     if recipe.source != info.text:
-        raise BadInput(f"the recipe {info.recipe} has changed since {folder} was begun, so its numbers would mean "
-                       "something else; start a new run, or put back the text that stands in run.json")
+        raise changed
     settings = with_values(recipe, restored(recipe, info.settings))
     return Order(recipe, info.recipe, settings, folder, True, bool(info.seeds.get("deterministic", False)))
 

@@ -100,3 +100,18 @@ def test_a_suite_without_oracle(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has no oracle"):
         seated("oracle", [bare])
     assert answer_of("null", bare, "agent", 0)(Ask("agent")).text == ""
+
+
+@pytest.mark.parametrize("text", [
+    "", "[1]", "{", '{"model": ["a"]}', '{"model": "../../elsewhere"}', '{"model": null}'])
+def test_results_of_others_name_no_folder_elsewhere(tmp_path: Path, text: str) -> None:
+    """What a run names as its model is one of its own stages, or nothing."""
+    stage = model(tmp_path / "run" / "checkpoints" / "play")
+    model(tmp_path / "elsewhere")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "results.json").write_text(text)
+    if text in ("", "{"):
+        with pytest.raises(BadInput, match=r"results\.json is not JSON"):
+            model_folder(tmp_path / "run")
+    else:
+        assert model_folder(tmp_path / "run") == stage

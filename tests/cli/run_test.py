@@ -199,6 +199,16 @@ def test_a_changed_recipe_is_not_resumed(recipe: str, capsys: pytest.CaptureFixt
     assert "has changed since" in capsys.readouterr().err
 
 
+def test_a_run_of_others_runs_no_file_that_it_names(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run folder may name any file of this machine as its recipe; only the text that it keeps is run."""
+    assert main(["run", recipe, "--folder", "mine"]) == 0
+    Path("other.py").write_text("from pathlib import Path\nPath('trace').touch()\n" + RECIPE)
+    run = Path("mine/run.json")
+    run.write_text(run.read_text().replace('"count.py"', '"other.py"'))
+    assert main(["run", "--resume", "mine"]) == 2
+    assert "has changed since" in capsys.readouterr().err and not Path("trace").exists()
+
+
 def test_dry_run_writes_nothing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", recipe, "--dry-run", "--updates", "4"]) == 0
     text = capsys.readouterr().out
