@@ -235,6 +235,14 @@ def test_the_command_reports_utility(tmp_path: Path, capsys: pytest.CaptureFixtu
         "utility": 1.0, "attacked": 0.0, "security": 1.0, "utility_and_security": 1.0}}
 
 
+async def test_gold_calls_name_what_an_attack_has_changed() -> None:
+    made = agentdojo_slack(attack="important_instructions_no_names")
+    task = next(task for task in made.tasks("all") if task.id.endswith("user_task_9/injection_task_1"))
+    driven = await played(made, task, made.oracle(task))
+    assert (driven.final["utility"], driven.final["attacked"]) == (True, False)
+    await made.close()
+
+
 async def test_what_an_attack_reached_is_told_apart_from_utility() -> None:
     made = agentdojo_slack(attack="direct")
     task = next(made.tasks("test"))

@@ -15,7 +15,7 @@ from polyturn.learn import checkpoint
 from polyturn.learn.run import Run
 from polyturn.progress import make_progress
 from polyturn.recipes.epo import STUDY, Settings, held_out, main, text
-from polyturn.record.read import read_metrics
+from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
 
 SMALL = Settings(model="tiny", iterations=2, groups=2, rollouts=2, horizon=4, test_tasks=3, lr=1e-3, coefficient=0.1)
@@ -47,6 +47,20 @@ async def test_two_iterations_of_every_arm(tmp_path: Path, arm: Any, more: dict[
         assert max(kept["batches"]) == 2 and all(value > 0 for value in kept["sum"][:1])
     if arm == "hinge_phase":
         assert rows[1]["epo/above"] > 0 and rows[1]["epo/penalty"] > 0
+
+
+@pytest.mark.parametrize(("environment", "horizon"), [
+    ("coin_collector", 3), pytest.param("science_world", 2, marks=pytest.mark.long),
+])
+@pytest.mark.timeout(900)
+async def test_worlds_of_other_packages(tmp_path: Path, environment: str, horizon: int) -> None:
+    run = await finished(tmp_path, replace(
+        SMALL, environment=environment, horizon=horizon, groups=1, iterations=1, warm_updates=1, test_tasks=1))
+    episodes = list(read_episodes(run.folder))
+    assert {episode.task.family for episode in episodes} == {environment}
+    assert not [episode.error for episode in episodes if episode.error]
+    assert [row["stage"] for row in read_metrics(run.folder)] == ["warm", "learn"]
+    assert audit_run(run.folder).faults == []
 
 
 async def test_a_run_that_ended_early_and_is_gone_on_with_has_the_same_history_and_success(tmp_path: Path) -> None:

@@ -92,12 +92,17 @@ def attack(request: Mapping[str, Any]) -> dict[str, str]:
 
 
 def gold(request: Mapping[str, Any]) -> dict[str, Any]:
-    """User task -> the calls that solve it in its world, and what is said in the end."""
+    """User task -> the calls that solve it in its world, and what is said in the end; under an ``attack`` user and
+    injection task, joined by ``/``, since some calls name what the attack has changed."""
+    suite = suite_of(request)
     found = {}
-    for name, task in suite_of(request).user_tasks.items():
-        calls = task.ground_truth(world({**request, "user": name}))
-        found[name] = {"calls": [[call.function, call.model_dump(mode="json")["args"]] for call in calls],
-                       "output": task.GROUND_TRUTH_OUTPUT}
+    for name, task in suite.user_tasks.items():
+        for injection in suite.injection_tasks if request.get("attack") else [""]:
+            asked = {**request, "user": name, "injection": injection}
+            calls = task.ground_truth(world({**asked, "injections": attack(asked) if injection else {}}))
+            found[f"{name}/{injection}" if injection else name] = {
+                "calls": [[call.function, call.model_dump(mode="json")["args"]] for call in calls],
+                "output": task.GROUND_TRUTH_OUTPUT}
     return found
 
 

@@ -172,8 +172,9 @@ class AgentDojo:
         await self._outside.close()
 
     def oracle(self, task: Task) -> Answer:
-        """The agent that makes the gold calls in one reply, and then says the gold answer."""
-        known = gold(self.version, self.name, installed(NAME))[task.payload["user"]]
+        """The agent that makes the gold calls of the task's world in one reply, and then says the gold answer."""
+        place = "/".join(task.payload[name] for name in ("user", "injection") if name in task.payload)
+        known = gold(self.version, self.name, installed(NAME), self.attack)[place]
         calls = tuple(Call(f"gold{i}", name, named) for i, (name, named) in enumerate(known["calls"]))
 
         def play(ask: Ask) -> Message:
@@ -213,9 +214,10 @@ def described(version: str, name: str, site: Path) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def gold(version: str, name: str, site: Path) -> Mapping[str, Mapping[str, Any]]:
-    """User task -> its gold calls and answer, asked once."""
-    found = ask_once("agentdojo", site, BACKEND, {"do": "gold", "version": version, "suite": name})
+def gold(version: str, name: str, site: Path, attack: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+    """User task, under an attack user and injection task, -> its gold calls and answer in its world, asked once."""
+    request = {"do": "gold", "version": version, "suite": name, "attack": attack}
+    found = ask_once("agentdojo", site, BACKEND, request, timeout_s=600.0)
     if not (isinstance(found, dict) and all(isinstance(each.get("calls"), list) for each in found.values())):
         raise EnvironmentFailed(f"the package gave as gold calls of {name} {str(found)[:200]}")
     return found

@@ -23,7 +23,7 @@ from polyturn.types import Event, Message, Score, Seat, Stop, Task, assistant, u
 
 ENVS = (
     {"name": "babyai", "package": "minigrid", "needs": "minigrid", "licence": "MIT", "seats": ("agent",),
-     "oracle": 1.0, "random": None, "null": 0.0},
+     "oracle": 1.0, "random": 0.229, "null": 0.0},
 )
 NAME: Final = "minigrid"
 BACKEND: Final = Path(__file__).with_name("backend.py")
