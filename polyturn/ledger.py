@@ -95,7 +95,7 @@ class Ledger:
         """Follows rendered ids down from ``at``; the end, or None if the tree would have to grow and may not."""
         left = [ids for ids in run if len(ids)]
         while left:
-            flat = np.concatenate(left)
+            flat = left[0] if len(left) == 1 else np.concatenate(left)
             child = self._longest_child(at, flat)
             if child is None:
                 if not grow:
@@ -110,7 +110,7 @@ class Ledger:
         best, most = None, 0
         for child in self._rendered[at]:
             ids = self.spans[child].ids
-            if most < len(ids) <= len(flat) and np.array_equal(flat[: len(ids)], ids):
+            if most < len(ids) <= len(flat) and bool((flat[: len(ids)] == ids).all()):
                 best, most = child, len(ids)
         return best
 

@@ -16,6 +16,7 @@ import types as builtin_types
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -341,21 +342,29 @@ def _struct(inner: Mapping[str, Shape]) -> Callable[[], Any]:
     return make
 
 
+def _all_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """All named attributes of a value at once."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
+
+
 def _record(cls: Any) -> Shape:
     shapes = columns(cls)
     plan = [(name, column_name(name, shape), shape.encode, shape.decode) for name, shape in shapes.items()]
+    keys, encoders = tuple(key for _, key, _, _ in plan), tuple(item for _, _, item, _ in plan)
+    parts_of = _all_of(tuple(shapes))
     needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
 
     def encode(value: Any) -> dict[str, Any]:
         if not isinstance(value, cls):
             raise _Refused(BadInput, f"is {value!r}; expected a {cls.__name__}")
         out: dict[str, Any] = {}
-        name = ""
         try:
-            for name, key, item, _ in plan:
-                out[key] = item(getattr(value, name))
+            for key, item, part in zip(keys, encoders, parts_of(value), strict=True):
+                out[key] = item(part)
         except _Refused as refused:
-            raise _at(refused, name) from None
+            raise _at(refused, plan[len(out)][0]) from None
         return out
 
     def decode(data: Any) -> Any:
