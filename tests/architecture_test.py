@@ -505,6 +505,29 @@ def test_every_paper_has_recipe_test_and_page() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_every_papers_page_says_what_a_page_must_say() -> None:
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    missing = []
+    for paper in papers():
+        name = str(paper["name"])
+        page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        wants = [str(paper["arxiv"]), f"polyturn run {name}", f"polyturn study {name}", "<!-- figure -->"]
+        missing += [f"docs/methods/{name}.md lacks {want!r}" for want in wants if want not in page]
+        if not re.search(r"^(## |\*\*)(Deviations|Where it differs)", page, re.MULTILINE):
+            missing.append(f"docs/methods/{name}.md does not say where it deviates")
+        if (ROOT / "docs" / "results" / f"{name}.json").exists() and f"polyturn study {name}" not in log:
+            missing.append(f"docs/log.md has no entry on the study of {name}")
+    assert not missing, "\n".join(missing)
+
+
+def test_decision_notes_are_numbered_once_and_say_their_number() -> None:
+    notes = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    numbers = [path.name[:4] for path in notes]
+    assert sorted(set(numbers)) == numbers, numbers
+    for path in notes:
+        assert path.read_text(encoding="utf-8").startswith(f"# {path.name[:4]}: "), path.name
+
+
 def test_results_are_of_papers_and_have_their_plot() -> None:
     names = {str(paper["name"]) for paper in papers()}
     found = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
