@@ -267,7 +267,8 @@ def test_the_critic_finds_the_known_values_and_without_bootstrap_misses_what_is_
     best = np.array([0.3, 0.9, 0.0, 1.0])
     critic, found = taught(0.9)
     for name in ("q1", "q2"):
-        np.testing.assert_allclose(found[name], best, atol=0.02)  # within 2 % of the largest value, after 250 updates
+        # within 2 % of each value (of the smallest one where it is 0), after 250 updates
+        assert (np.abs(found[name] - best) < 0.02 * np.where(best == 0, 0.3, best)).all(), found
     # Off-policy: LEFT was played half of the time, V is that of RIGHT, the present policy.
     value = critic.values(states([ONE, TWO]))
     np.testing.assert_allclose(value["v1"], [0.9, 1.0], atol=0.02)
