@@ -55,7 +55,7 @@ class CreditRows:
         if any(row[name] is not None and len(row[name]) != len(span.ids) for name in ("weight", "advantage", "old")):
             return [fault("unknown_token", place, len(weight), f"{len(weight)} weights for {len(span.ids)} tokens")]
         waived = row["waiver"] == "demonstrations" and not span.sampled
-        if waived or row["waiver"] == "observations":
+        if waived or row["waiver"] in ("observations", "steps"):
             self.waivers[row["waiver"]] = self.waivers.get(row["waiver"], 0) + int(trained.sum())
         checks = {**_place_checks(row, episode, trajectory, waived), **_token_checks(row, span, waived),
                   **self._update_checks(row, span, trained)}

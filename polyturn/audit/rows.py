@@ -31,7 +31,7 @@ def rows_for_rollouts(update: Update) -> Iterator[Finding]:
     (REINFORCE++).
     """
     turns = update.turns
-    if update.waiver == "demonstrations":
+    if update.waiver in ("demonstrations", "steps"):
         return
     counted, alike_B, many_WB = counted_B(turns), update.alike_B(), _rows_B(update)
     for channel in range(len(turns.channels)):

@@ -55,6 +55,8 @@ class Rule:
     filters: tuple[Filter, ...] = (without_errors,)
     demonstrations: bool = False
     """True waives the rule that trained tokens were sampled: for likelihood on scripted play. It is recorded."""
+    by_step: bool = False
+    """True waives the rule that a baseline is a mean over rollouts: here every step is a sample. It is recorded."""
     on_policy: bool = False
     """True: one update for each batch, by the weights that wrote it, or a loss that reads no old log-probability. The
     update's own reading then stands for the old one, and no pass is spent on measuring first."""
@@ -237,7 +239,7 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     read = last if measured is None else measured
     columns = {"advantage_N": advantage_N, "weight_N": weight_N, "target_N": target_N}
     gaps = split_gaps(rule.loss, tokens, measured, last, columns, metrics["learner/loss"])
-    waiver: Waiver = "demonstrations" if rule.demonstrations else ""
+    waiver: Waiver = "demonstrations" if rule.demonstrations else "steps" if rule.by_step else ""
     account = account_of(
         rule.loss, tokens, measured, last, columns, rule=rule.in_words(), told=told, updates=rule.updates)
     _tell(rule.loss, replace(turns, measured=read))

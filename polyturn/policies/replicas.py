@@ -19,6 +19,7 @@ from polyturn.errors import BadInput
 from polyturn.policies.local import CACHE_BYTES, Local
 from polyturn.protocols import Completion, Written
 from polyturn.types import Message, PolicyInfo, Sampling, Tool
+from polyturn.waits import Waiting
 
 Weights = Mapping[str, Tensor]
 """Parameter -> value, of the parameters that learn."""
@@ -71,7 +72,8 @@ class Replicas:
     ) -> Completion:
         """One reply, by the serving copy with the fewest requests at work; waits while none serves."""
         async with self._changed:
-            await self._changed.wait_for(lambda: any(self.serving))
+            with Waiting("a request", f"a replica of {self.name}", "one that serves"):
+                await self._changed.wait_for(lambda: any(self.serving))
             index = min((i for i, serves in enumerate(self.serving) if serves), key=self.at_work.__getitem__)
             self.at_work[index] += 1
         try:

@@ -22,10 +22,11 @@ from polyturn.errors import BadInput, NotFinite, UnknownName
 from polyturn.told import Told
 from polyturn.types import FloatArray, IntArray, Trajectory
 
-WAIVERS = ("demonstrations", "observations")
+WAIVERS = ("demonstrations", "observations", "steps")
 """``demonstrations``: the stage learns by likelihood from tokens that a script wrote. ``observations``: its updates
-also held tokens that nobody sampled and no turn owns (a baseline that does not mask them); rows hold sampled ones."""
-Waiver = Literal["", "demonstrations", "observations"]
+also held tokens that nobody sampled and no turn owns (a baseline that does not mask them); rows hold sampled ones.
+``steps``: its baselines are means over steps and not over rollouts, as its paper has it."""
+Waiver = Literal["", "demonstrations", "observations", "steps"]
 
 
 @dataclass(frozen=True, slots=True)

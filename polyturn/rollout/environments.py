@@ -94,6 +94,8 @@ class Environments:
     finished: Callable[[Episode], None] | None = None
     allowed: Callable[[], int] | None = None
     """How many may begin an episode now; None = all."""
+    call_seconds: Callable[[float], float] | None = None
+    """The longest wait for a reply now, from that of ``pool``; None = that."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -121,11 +123,13 @@ class Environments:
 
     async def _play(self, order: Order, queue: Queue) -> Episode:
         group = group_name(self.label, order.ticket.number)
-        match = order.ticket.match
+        match, seconds = order.ticket.match, self.pool.call_timeout_s
+        if self.call_seconds is not None:
+            seconds = self.call_seconds(seconds)
         for attempt in range(self.pool.retries + 1):
             place = Place(episode_name(group, order.trial, attempt), group, order.trial, match.iteration)
             episode = await play_episode(
-                match, queue.policies(order), place, recorder=self.recorder, call_timeout_s=self.pool.call_timeout_s)
+                match, queue.policies(order), place, recorder=self.recorder, call_timeout_s=seconds)
             if episode.stop.kind != "error":
                 break
         return episode

@@ -56,6 +56,7 @@ class Ticket:
             "number": self.number, "proposal": self.proposal, "place": self.place, "task": self.match.task.id,
             "seed": self.match.seed, "rollouts": self.match.rollouts,
             "limits": [limits.env_steps, limits.model_calls, limits.tool_calls, limits.tokens, limits.seconds],
+            "max_tokens": self.match.max_tokens, "temperature": self.match.temperature,
             "offered": None if self.offered is None else [episode.id for episode in self.offered],
         }
 
@@ -68,7 +69,8 @@ def as_it_was(state: Mapping[str, Any], match: Match) -> Ticket:
     if (match.task.id, match.seed) != (state["task"], state["seed"]):
         raise BadInput(f"proposal {state['proposal']} was task {state['task']} with seed {state['seed']}, and is now "
                        f"{match.task.id} with {match.seed}; resume with the settings and tasks of the run")
-    own = replace(match, rollouts=int(state["rollouts"]), limits=Limits(*state["limits"]))
+    own = replace(match, rollouts=int(state["rollouts"]), limits=Limits(*state["limits"]),
+                  max_tokens=state["max_tokens"], temperature=state["temperature"])
     return Ticket(int(state["number"]), own, int(state["proposal"]), int(state["place"]))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from polyturn.errors import BadInput, DeadlinePassed
@@ -52,8 +51,7 @@ class Stock:
     def proposed(self, proposal: int) -> Sequence[Match]:
         """The matches of a proposal, under what is set while the run works."""
         if self._proposal is None or self._proposal[0] != proposal:
-            limits = self.run.control.limits
-            matches = [replace(m, limits=limits(m.limits)) for m in self.stage.curriculum.propose(proposal)]
+            matches = [self.run.control.match(match) for match in self.stage.curriculum.propose(proposal)]
             if not matches:
                 raise BadInput(f"the curriculum proposes nothing in proposal {proposal}, so there is nothing to play")
             self._proposal = (proposal, matches)
@@ -180,24 +178,27 @@ class Stock:
 
         Raises: DeadlinePassed after ``deadline_s`` without enough groups, with what there is.
         """
-        with Waiting("the learner", "the stock", lambda: self.waiting(update), self.schedule.deadline_s):
-            await self._until_enough(update)
+        said = [self.waiting(update)]
+        with Waiting("the learner", "the stock", lambda: said[0], self.schedule.deadline_s):
+            await self._until_enough(update, said)
         return self.taken(update)
 
-    async def _until_enough(self, update: int) -> None:
+    async def _until_enough(self, update: int, said: list[str]) -> None:
+        """Waits; ``said[0]`` is kept in words, for who looks from another thread must not look into the books."""
         started = told = time.monotonic()
         while not self.is_enough(update):
             await self.tell()  # what is too old has left room for others
+            said[0] = self.waiting(update)
             try:
                 async with asyncio.timeout(min(self.schedule.tell_after_s, 1.0)), self._changed:
                     await self._changed.wait()
             except TimeoutError:
                 now = time.monotonic()
                 if now - started > self.schedule.deadline_s:
-                    raise DeadlinePassed(f"the learner waited {now - started:.0f} s: {self.waiting(update)}") from None
+                    raise DeadlinePassed(f"the learner waited {now - started:.0f} s: {said[0]}") from None
                 if now - told >= self.schedule.tell_after_s:
                     told = now
-                    self.run.progress.note(self.waiting(update))
+                    self.run.progress.note(said[0])
 
     def taken(self, update: int) -> tuple[Lease, Sequence[Group]]:
         """Lends the groups of an update, all of which are there."""

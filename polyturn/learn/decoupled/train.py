@@ -23,6 +23,9 @@ from polyturn.rollout.leases import Lease
 from polyturn.types import Group
 from polyturn.waits import Waiting
 
+NOTHING: Metrics = {"learner/tokens": 0.0, "learner/steps": 0.0}
+"""Of an update by ticket of whose groups the filters left none: it is counted, and changes nothing."""
+
 
 async def train_decoupled(
     run: Run, stage: Stage, schedule: Schedule, *, save_every: int = 10, enough: Callable[[], bool] = lambda: False,
@@ -66,7 +69,8 @@ class _Work:
         )
         self.stock = Stock(run, stage, schedule, self.pool)
         self.environments = Environments(
-            schedule.environments, stage.name, stage.pool, run.recorder, run.progress.sample, self._allowed)
+            schedule.environments, stage.name, stage.pool, run.recorder, run.progress.sample, self._allowed,
+            run.control.call_seconds)
         self.occupancy = Occupancy(schedule.environments)
         self.waited_s = 0.0
 
@@ -141,7 +145,9 @@ class _Work:
             stage.learner.lr = stage.lr(update)
         seen: dict[str, float] = lags(groups, stage.policy, stage.learner.version)
         try:
-            metrics = await asyncio.to_thread(learn, self.run, stage, update, groups)
+            metrics = dict(NOTHING)
+            if groups:
+                metrics = await asyncio.to_thread(learn, self.run, stage, update, groups)
         except BaseException:
             self.stock.leases.release(lease)
             raise
