@@ -18,6 +18,7 @@ STUDY = Study(
     arms={f"lag{lag}{'' if corrected else '_plain'}": {"max_lag": lag, "truncate": corrected}
           for lag in LAGS for corrected in (True, False) if lag or corrected},
     more=("test", "updates"), shares=("success", "test"),
-    fixed={"model": "tiny", "arm": "plain", "by_ticket": True, "env_steps": 12_000, "kl": 0.0, "tasks": 48,
-           "warm_updates": 8, "warm_lr": 3e-3, "lr": 3e-4},
+    fixed={"model": "tiny", "arm": "plain", "by_ticket": True, "env_steps": 16_000, "kl": 0.0, "tasks": 48,
+           "groups": 16, "rollouts": 4, "horizon": 16, "warm_updates": 25, "warm_lr": 3e-3, "lr": 3e-4,
+           "environments": 64},
 )

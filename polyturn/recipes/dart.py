@@ -47,7 +47,8 @@ STUDY = Study(
     arms={"dart": {"arm": "dart"}, "no_pool": {"arm": "no_pool"}, "plain": {"arm": "plain"}},
     tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("easy", "medium", "hard", "test", "updates"),
     shares=("success", "easy", "medium", "hard", "test"),
-    fixed={"model": "tiny", "env_steps": 12_000, "kl": 0.0, "by_ticket": True, "warm_updates": 8, "warm_lr": 3e-3},
+    fixed={"model": "tiny", "env_steps": 12_000, "kl": 0.0, "groups": 8, "by_ticket": True, "warm_updates": 8,
+           "warm_lr": 3e-3, "environments": 64},
     choose=(100, 101),
 )
 
@@ -72,7 +73,7 @@ class Settings:
     """The most rollouts of a task."""
     tasks: int = 12
     """Training tasks, played again and again."""
-    horizon: int = 16
+    horizon: int = 12
     """Environment steps of a walk without a success to go by."""
     lr: float = 2e-5
     """Learning rate."""
