@@ -41,14 +41,14 @@ from polyturn.policies.tiny import open_model
 from polyturn.programs import ProgramSuite, Table, as_env
 from polyturn.progress import make_progress
 from polyturn.protocols import Player, Spec
-from polyturn.record.read import read_episodes
+from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
 from polyturn.rollout.environments import busy_seconds
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import generator
 from polyturn.types import Sampling, Score, Task
 
-MEAN_S, SIGMA, LOW_S, HIGH_S = 0.3, 1.0, 0.05, 2.0
+SIGMA, LOW_S, HIGH_S = 1.0, 0.05, 2.0
 ROLLOUTS = 4
 WORDS = ("north", "south", "east", "west")
 
@@ -61,6 +61,10 @@ class Work:
     episodes: int = 256
     turns: int = 6
     max_lag: int = 2
+    replicas: int = 1
+    """Copies of the model that sample in the decoupled schedule; weights reach them one after the other."""
+    mean_s: float = 0.3
+    """Of the waits, before they are clipped."""
     scale: float = 1.0
     """Of the waits; other than 1 in tests only."""
     model: str = "tiny"
@@ -80,6 +84,8 @@ class Outcome:
     """Trained on."""
     busy: float
     occupied: float
+    fewest_serving: int | None = None
+    """The least number of replicas that served at any moment; None where there are none."""
 
     @property
     def rate(self) -> float:
@@ -87,9 +93,9 @@ class Outcome:
         return self.episodes / self.seconds
 
 
-def waits(task: str, play: int, turns: int) -> list[float]:
+def waits(task: str, play: int, turns: int, mean_s: float = 0.3) -> list[float]:
     """The seconds before each ask of the ``play``-th play of a task."""
-    drawn = generator("waits", task, play).lognormal(math.log(MEAN_S) - SIGMA**2 / 2, SIGMA, turns)
+    drawn = generator("waits", task, play).lognormal(math.log(mean_s) - SIGMA**2 / 2, SIGMA, turns)
     return [min(HIGH_S, max(LOW_S, float(seconds))) for seconds in drawn]
 
 
@@ -110,7 +116,7 @@ def sleepy(work: Work, began: list[float]) -> ProgramSuite:
         began.append(perf_counter())
         plays[task.id] += 1
         north = 0
-        for turn, seconds in enumerate(waits(task.id, plays[task.id], work.turns)):
+        for turn, seconds in enumerate(waits(task.id, plays[task.id], work.turns, work.mean_s)):
             await asyncio.sleep(seconds * work.scale)
             reply = await table.ask("agent", f"Crossing {turn}. Where to?", legal=WORDS)
             north += reply.text == "north"
@@ -139,7 +145,8 @@ async def once(work: Work, groups: int, folder: Path, *, decoupled: bool) -> Out
     run = Run(folder, open_run(folder, recipe="benchmark"), make_progress(StringIO()))
     try:
         if decoupled:
-            schedule = Schedule(environments=work.environments, groups=groups, max_lag=work.max_lag)
+            schedule = Schedule(environments=work.environments, groups=groups, max_lag=work.max_lag,
+                                replicas=work.replicas)
             await train_decoupled(run, stage, schedule, save_every=updates)
         else:
             await train(run, stage, save_every=updates)
@@ -151,7 +158,12 @@ async def once(work: Work, groups: int, folder: Path, *, decoupled: bool) -> Out
     played = list(read_episodes(folder))
     whole = seconds * work.environments
     return Outcome(seconds, updates * groups * ROLLOUTS, sum(map(busy_seconds, played)) / whole,
-                   sum(e.ended - e.started for e in played) / whole)
+                   sum(e.ended - e.started for e in played) / whole, fewest(folder) if decoupled else None)
+
+
+def fewest(folder: Path) -> int:
+    """The least number of replicas that served while weights were handed round."""
+    return int(min(row["values"]["decoupled/fewest_serving"] for row in read_metrics(folder)))
 
 
 def measured(work: Work, repeats: int) -> dict[str, list[Outcome]]:
@@ -185,8 +197,12 @@ def report_of(work: Work, found: Mapping[str, Sequence[Outcome]]) -> Report:
     report.ratios = {name: rate["decoupled"] / value for name, value in others.items()}
     report.ratios["our synchronous loop at its best batch"] = rate["decoupled"] / others[best]
     report.limits["all environments at work"] = median(run.busy for run in found["decoupled"])
+    serving = min(run.fewest_serving or 0 for run in found["decoupled"])
+    report.row("weights", "replicas", "fewest that served")
+    report.row("weights", work.replicas, serving)
     report.details = {
-        "best_batch": best, "target": 1.9, "max_lag": work.max_lag, "model": work.model or "embedded",
+        "best_batch": best, "replicas": work.replicas, "fewest_serving": serving,
+        "target": 1.9, "max_lag": work.max_lag, "model": work.model or "embedded",
         "runs": {name: [{"seconds": run.seconds, "busy": run.busy, "occupied": run.occupied} for run in runs]
                  for name, runs in found.items()},
     }
@@ -200,6 +216,8 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--episodes", type=int, default=256)
     made.add_argument("--turns", type=int, default=6)
     made.add_argument("--max-lag", type=int, default=2)
+    made.add_argument("--replicas", type=int, default=1, help="copies of the model in the decoupled schedule")
+    made.add_argument("--mean", type=float, default=0.3, help="seconds of a wait")
     made.add_argument("--model", default="tiny", help="tiny, a folder, or empty for the embedded model")
     return made
 
@@ -208,7 +226,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     asked = arguments().parse_args(words)
     logging.disable(logging.WARNING)
-    work = Work(asked.environments, asked.episodes, asked.turns, asked.max_lag, model=asked.model)
+    work = Work(asked.environments, asked.episodes, asked.turns, asked.max_lag, asked.replicas, asked.mean,
+                model=asked.model)
     show(report_of(work, measured(work, asked.repeats)), as_json=asked.json)
 
 

@@ -19,7 +19,7 @@ def test_waits_are_those_of_the_task_and_its_play() -> None:
 def test_ratios_by_hand() -> None:
     work = Work(environments=8, episodes=32)
     assert list(batches(work)) == [2, 4, 8]
-    found = {"decoupled": [Outcome(2.0, 32, 0.6, 0.9)], "synchronous, batches of 8": [Outcome(8.0, 32, 0.2, 0.3)],
+    found = {"decoupled": [Outcome(2.0, 32, 0.6, 0.9, 1)], "synchronous, batches of 8": [Outcome(8.0, 32, 0.2, 0.3)],
              "synchronous, batches of 16": [Outcome(4.0, 32, 0.4, 0.5)]}
     report = report_of(work, found)
     assert report.ratios == {"synchronous, batches of 8": 4.0, "synchronous, batches of 16": 2.0,
@@ -28,8 +28,9 @@ def test_ratios_by_hand() -> None:
 
 
 def test_every_schedule_trains_on_all_episodes() -> None:
-    found = measured(Work(environments=4, episodes=16, turns=2, scale=0.01), 1)
+    found = measured(Work(environments=4, episodes=16, turns=2, replicas=2, scale=0.01), 1)
     assert set(found) == {"decoupled", *(f"synchronous, batches of {n}" for n in (4, 8, 16))}
     for runs in found.values():
         assert [run.episodes for run in runs] == [16]
         assert all(0 < run.busy <= run.occupied for run in runs)
+    assert [run.fewest_serving for run in found["decoupled"]] == [1]
