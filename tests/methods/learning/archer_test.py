@@ -263,6 +263,7 @@ def taught(gamma: float, updates: int = 250) -> tuple[Learner, dict[str, np.ndar
     return critic, {name: value[name][tokens.turn_N == 1] for name in ("q1", "q2")}
 
 
+@pytest.mark.timeout(900)
 def test_the_critic_finds_the_known_values_and_without_bootstrap_misses_what_is_delayed() -> None:
     best = np.array([0.3, 0.9, 0.0, 1.0])
     critic, found = taught(0.9)
