@@ -44,7 +44,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: floa
         high = score.float().amax(-1, keepdim=True).to(score.dtype)  # a third of the time that it takes in bfloat16
         score = _masked(_beside(part, -high) @ one[:, seen].transpose(1, 2), hidden, query)
         share = score.exp_()
-        size = share.sum(-1).float()
+        size = share.sum(-1, dtype=torch.float32)
         found = (share @ value[:, seen]).float().div_(size[..., None])
         out[:, :, rows] = _split(found, query)
         total[:, :, rows] = _split(high[..., 0].float() + size.log(), query)
