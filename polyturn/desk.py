@@ -33,6 +33,12 @@ Clock = Callable[[], float]
 Forker = Callable[[Seat, Env | None], Awaitable[tuple[Env, Step]]]
 
 
+def steady() -> Clock:
+    """The time of day from now on, which no later change of the system's clock moves."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
 _LIMITS = tuple(f.name for f in fields(Limits))
 
 
@@ -105,14 +111,14 @@ class Log:
 
     def __init__(
         self, episode_id: str, policies: Mapping[str, Policy], *, seed: int = 0, trial: int = 0,
-        recorder: Recorder | None = None, call_timeout_s: float = 600.0, clock: Clock = time.time,
+        recorder: Recorder | None = None, call_timeout_s: float = 600.0, clock: Clock | None = None,
     ) -> None:
         self.episode_id = episode_id
         self.policies = policies
         self.seed, self.trial = seed, trial
         self.recorder = recorder
         self.call_timeout_s = call_timeout_s
-        self.clock = clock
+        self.clock = steady() if clock is None else clock
         self.events: list[Event] = []
         self.step = 0
         self.drawn: Callable[[Seat, Sampling], Sampling] = lambda seat, sampling: sampling

@@ -99,6 +99,8 @@ class Spec:
     """Where plain synchronous environments run. ``none``: its methods are async and never block."""
     step_timeout_s: float = 60.0
     """Deadline of one start, step, final or close."""
+    score_timeout_s: float = 3600.0
+    """Deadline of the verifier for all episodes that it is shown at once."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ That is one entry in a mapping, put there and taken away; a thread of the record
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import itertools
@@ -23,6 +24,8 @@ from typing import ParamSpec, TypeVar, cast
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+GRACE_S = 5.0
+"""How long what is past its deadline may tidy up, before it is closed where it stands."""
 FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()
@@ -62,7 +65,8 @@ class Expired(Exception):
 async def within(answer: Awaitable[T], seconds: float) -> T:
     """What ``answer`` gives, within so many seconds.
 
-    What never waits is handed on without a timer: it could not be interrupted by one. Raises: Expired.
+    What never waits is handed on without a timer: it could not be interrupted by one. What comes after the deadline is
+    no answer, and what then goes on as if nothing had happened is closed :data:`GRACE_S` later. Raises: Expired.
     """
     until = asyncio.get_running_loop().time() + seconds
     running = answer.__await__()
@@ -72,12 +76,15 @@ async def within(answer: Awaitable[T], seconds: float) -> T:
         value: T = done.value
         return value
     try:
-        async with asyncio.timeout_at(until) as deadline:
-            return cast(T, await _Rest(running, waits_for))
-    except TimeoutError as error:
+        async with asyncio.timeout_at(until + GRACE_S) as last, asyncio.timeout_at(until) as deadline:
+            answered = cast(T, await _Rest(running, waits_for, last))
+    except Exception as error:
         if deadline.expired():
             raise Expired(f"nothing came within {seconds:g} s") from error
         raise
+    if deadline.expired():
+        raise Expired(f"nothing came within {seconds:g} s")
+    return answered
 
 
 @dataclass(slots=True)
@@ -86,6 +93,8 @@ class _Rest:
 
     running: Generator[object, object, object]
     waits_for: object
+    last: asyncio.Timeout
+    """When it is closed, whatever it does."""
 
     def __await__(self) -> Generator[object, object, object]:
         """Goes on as ``await`` would."""
@@ -98,6 +107,10 @@ class _Rest:
                     running.close()
                     raise
                 except BaseException as error:
+                    if self.last.expired():
+                        with contextlib.suppress(Exception):
+                            running.close()
+                        raise
                     waits_for = running.throw(error)
                 else:
                     waits_for = running.send(got)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
-from polyturn.rollout.world import Rules, World, fork, over
+from polyturn.rollout.world import Rules, World, answered, fork, over
 from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Seat, Stop, root_of
-from polyturn.waits import Expired, Waiting, within
+from polyturn.waits import within
 
 T = TypeVar("T")
 
@@ -154,8 +154,9 @@ class _Table:
             step = await self.world.step(replies)
             await asyncio.sleep(0)  # what never waits lets the other episodes have their turn
         self.stop = stop or Stop("done")
-        self.final = await self.world.final()
-        _sha256(self.final)
+        final = await self.world.final()
+        _sha256(final)
+        self.final = final
 
     def _horizon(self, step: Step) -> Stop | None:
         for ask in step.asks:
@@ -183,11 +184,8 @@ class _Table:
 
     async def _make(self) -> Env:
         spec = self.match.suite.spec
-        with Waiting(f"episode {self.log.episode_id}", f"suite {spec.name}", "make()", spec.step_timeout_s):
-            try:
-                made: Any = await within(self.match.suite.make(self.match.task, self.match.seed), spec.step_timeout_s)
-            except Expired as error:
-                raise TimeoutError(f"{spec.name}.make() did not answer within {spec.step_timeout_s:g} s") from error
+        making = self.match.suite.make(self.match.task, self.match.seed)
+        made: Any = await answered(making, "make", spec, self.log.episode_id)
         if spec.worker == "none":
             env: Env = made
             return env
@@ -207,7 +205,8 @@ class _Table:
         self.error = "".join(traceback.format_exception(error))
 
     async def _close(self) -> None:
-        closers = [close() for agent in self.agents.values() if (close := getattr(agent, "close", None)) is not None]
+        closes = [close for agent in self.agents.values() if (close := getattr(agent, "close", None)) is not None]
+        closers = [within(close(), self.log.call_timeout_s) for close in closes]
         if self.world is not None:
             closers.append(self.world.close())
         for result in await _results(closers):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 
-from polyturn.errors import BadInput, NotFinite
+from polyturn.errors import BadInput, DeadlinePassed, NotFinite
 from polyturn.protocols import Match, Recorder, Scores, Suite, Verifier
 from polyturn.types import Episode, Group
-from polyturn.waits import Waiting
+from polyturn.waits import Expired, Waiting, within
 
 
 async def score_matches(
@@ -33,16 +33,20 @@ async def score_groups(groups: Sequence[Group], suite: Suite, recorder: Recorder
     verifier: Verifier | None = getattr(suite, "verifier", None)
     if verifier is None:
         raise BadInput(f"suite {suite.spec.name!r} has no verifier; give it one so that its episodes can be scored")
-    return await score_with(verifier, groups, recorder)
+    return await score_with(verifier, groups, recorder, timeout_s=suite.spec.score_timeout_s)
 
 
 async def score_with(
-    verifier: Verifier, groups: Sequence[Group], recorder: Recorder | None = None
+    verifier: Verifier, groups: Sequence[Group], recorder: Recorder | None = None, *, timeout_s: float = 3600.0
 ) -> list[Group]:
-    """As :func:`score_groups`, by any verifier: beside a suite's own score, one more channel of its own name."""
+    """As :func:`score_groups`, by any verifier: beside a suite's own score, one more channel of its own name. Raises
+    also: DeadlinePassed where all scores together take longer than ``timeout_s``."""
     whole = [tuple(episode for episode in group if not _broke(episode)) for group in groups]
-    with Waiting("the loop", f"verifier {verifier.name}", f"scores of {sum(map(len, whole))} episodes"):
-        scores = await verifier([group for group in whole if group])
+    with Waiting("the loop", f"verifier {verifier.name}", f"scores of {sum(map(len, whole))} episodes", timeout_s):
+        try:
+            scores = await within(verifier([group for group in whole if group]), timeout_s)
+        except Expired as error:
+            raise DeadlinePassed(f"verifier {verifier.name!r} did not score within {timeout_s:g} s") from error
     _check_scores(verifier.name, scores, [episode for group in whole for episode in group])
     if recorder is not None:
         recorder.scores(verifier.name, scores)

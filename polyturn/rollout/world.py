@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -77,28 +78,25 @@ class World:
 
     async def final(self) -> Mapping[str, Any]:
         """The last state."""
-        return await self._within(self._env.final(), "final")
+        state = await self._within(self._env.final(), "final")
+        if not isinstance(state, Mapping):
+            raise EnvironmentFailed(f"{self.rules.spec.name}.final() gave {type(state).__name__}; expected a mapping")
+        return state
 
     async def close(self) -> None:
         """Closes the environment and all copies made of it."""
-        for copy in self.copies:
-            await copy.close()
-        await self._within(self._env.close(), "close")
+        try:
+            for copy in self.copies:
+                await copy.close()
+        finally:
+            await self._within(self._env.close(), "close")
 
     def log_start(self, step: Step) -> None:
         """Logs what the very first step paid and told."""
         self._log(step)
 
     async def _within(self, call: Awaitable[T], name: str) -> T:
-        seconds = self.rules.spec.step_timeout_s
-        try:
-            with Waiting(f"episode {self.rules.log.episode_id}", f"environment {self.rules.spec.name}", f"{name}()",
-                         seconds):
-                return await within(call, seconds)
-        except Expired as error:
-            raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() did not answer within {seconds:g} s") from error
-        except TimeoutError as error:
-            raise EnvironmentFailed(f"{self.rules.spec.name}.{name}() raised TimeoutError: {error}") from error
+        return await answered(call, name, self.rules.spec, self.rules.log.episode_id)
 
     def _checked(self, step: Step) -> Step:
         """The step with ids on its messages. Raises: EnvironmentFailed where it breaks the protocol."""
@@ -154,6 +152,24 @@ async def fork(world: World, seat: Seat) -> tuple[World, Step]:
     step = await copy.start(state)
     copy.taken = list(world.taken)
     return copy, step
+
+
+async def answered(call: Awaitable[T], name: str, spec: Spec, episode: str) -> T:
+    """What an environment's ``name()`` gives. Raises: EnvironmentFailed where it does not answer in time, ends the
+    program, or is cancelled by itself; whoever cancels the episode cancels it."""
+    seconds = spec.step_timeout_s
+    try:
+        with Waiting(f"episode {episode}", f"environment {spec.name}", f"{name}()", seconds):
+            return await within(call, seconds)
+    except Expired as error:
+        raise EnvironmentFailed(f"{spec.name}.{name}() did not answer within {seconds:g} s") from error
+    except (TimeoutError, SystemExit) as error:
+        raise EnvironmentFailed(f"{spec.name}.{name}() raised {type(error).__name__}: {error}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise EnvironmentFailed(f"{spec.name}.{name}() was cancelled by itself") from error
 
 
 def over(step: Step) -> Stop | None:

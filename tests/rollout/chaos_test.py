@@ -1,0 +1,183 @@
+"""Faults as they happen: the broken rollout alone is lost, in time, with one clear line, and is never scored."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from polyturn import waits
+from polyturn.agents.chat import ChatAgent
+from polyturn.errors import DeadlinePassed
+from polyturn.policies.endpoint import Endpoint
+from polyturn.protocols import Ask, Match, Player, Policy, Scores, Spec, Step
+from polyturn.rollout.pool import Pool, play
+from polyturn.rollout.score import score_matches
+from polyturn.types import Group, Message, Score, Task, all_turns, user
+from tests.byte_policy import BytePolicy
+from tests.policies.http_server import Answer, Server, said
+
+
+@dataclass
+class Faulty:
+    """One ask and the end; at ``place`` it does ``fault``."""
+
+    place: str = ""
+    fault: str = ""
+    leaked: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def _at(self, place: str, good: Any) -> Any:
+        if place != self.place:
+            return good
+        if self.fault == "leak":
+            self.leaked.append(asyncio.create_task(asyncio.sleep(60)))
+            return good
+        if self.fault in {"hang", "late", "deaf"}:
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    if self.fault == "hang":
+                        raise
+                    if self.fault == "late":
+                        return good
+        if self.fault == "exit":
+            sys.exit(3)
+        if self.fault == "cancelled":
+            raise asyncio.CancelledError
+        if self.fault == "crash":
+            raise ValueError("broken gears")
+        return {"nan": {"count": float("nan")}, "none": None}[self.fault]
+
+    async def start(self, state: bytes | None = None) -> Step:
+        step: Step = await self._at("start", Step((Ask("agent", (user("go"),)),)))
+        return step
+
+    async def step(self, replies: Mapping[str, Message]) -> Step:
+        step: Step = await self._at("step", Step(rewards={"agent": {"end": 1.0}}))
+        return step
+
+    async def final(self) -> Mapping[str, Any]:
+        final: Mapping[str, Any] = await self._at("final", {"count": 1})
+        return final
+
+    async def close(self) -> None:
+        await self._at("close", None)
+
+
+@dataclass
+class One:
+    """Scores 1 whatever it is shown, if it answers."""
+
+    name: str = "one"
+    fault: str = ""
+
+    async def __call__(self, groups: Sequence[Group]) -> Scores:
+        if self.fault == "hang":
+            await asyncio.sleep(60)
+        if self.fault == "crash":
+            raise ValueError("the judge fell")
+        return {episode.id: {"agent": Score(1.0)} for group in groups for episode in group}
+
+
+@dataclass
+class Suite:
+    """Of all that it makes, the second is broken."""
+
+    place: str = ""
+    fault: str = ""
+    verifier: One = field(default_factory=One)
+    spec: Spec = Spec("shop", step_timeout_s=0.1, score_timeout_s=0.1)
+    made: list[Faulty] = field(default_factory=list)
+
+    def tasks(self, split: str) -> list[Task]:
+        return [Task("t", "shop")]
+
+    async def make(self, task: Task, seed: int) -> Faulty:
+        self.made.append(Faulty(self.place, self.fault) if len(self.made) == 1 else Faulty())
+        if self.place == "make" and len(self.made) == 2:
+            await self.made[1]._at("make", None)
+        return self.made[-1]
+
+    async def close(self) -> None: ...
+
+
+async def played(suite: Suite, policy: Policy | None = None) -> Group:
+    """A group of three, scored, within three seconds."""
+    match = Match(suite, Task("t", "shop"), {"agent": Player(ChatAgent, "main")}, rollouts=3)
+    async with asyncio.timeout(3):
+        groups = await play([match], {"main": policy or BytePolicy(limit=10_000)}, pool=Pool(concurrency=1))
+        (scored,) = await score_matches([match], groups)
+    return scored
+
+
+def told(group: Group) -> str:
+    """Why the second broke; the others are whole and alone are scored."""
+    assert [episode.stop.kind for episode in group] == ["done", "error", "done"]
+    assert [bool(episode.scores) for episode in group] == [True, False, True]
+    assert group[1].error
+    return group[1].stop.reason
+
+
+@pytest.mark.parametrize("place", ["make", "start", "step", "final", "close"])
+@pytest.mark.parametrize(("fault", "words"), [
+    ("hang", "did not answer within 0.1 s"), ("late", "did not answer within 0.1 s"),
+    ("deaf", "did not answer within 0.1 s"), ("exit", "raised SystemExit: 3"), ("crash", "broken gears"),
+    ("cancelled", "was cancelled by itself"),
+])
+async def test_a_broken_environment_is_lost_alone(
+    monkeypatch: pytest.MonkeyPatch, place: str, fault: str, words: str
+) -> None:
+    monkeypatch.setattr(waits, "GRACE_S", 0.1)
+    group = await played(Suite(place, fault))
+    assert words in told(group)
+    assert len(all_turns(group[1])) == (place not in {"make", "start"})
+
+
+@pytest.mark.parametrize(("place", "fault"), [("start", "none"), ("step", "none"), ("final", "none"), ("final", "nan")])
+async def test_nonsense_is_no_answer(place: str, fault: str) -> None:
+    group = await played(Suite(place, fault))
+    assert told(group) and group[1].final is None
+
+
+def test_tasks_that_an_environment_leaves_behind_do_not_keep_the_program() -> None:
+    suite, began = Suite("step", "leak"), time.monotonic()
+    group = asyncio.run(played(suite))
+    assert [episode.stop.kind for episode in group] == ["done"] * 3
+    assert suite.made[1].leaked[0].cancelled() and time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+async def test_a_clock_that_jumps_moves_no_deadline(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    now, began = time.time, time.monotonic()
+    asyncio.get_running_loop().call_later(0.05, monkeypatch.setattr, time, "time", lambda: now() + jump)
+    suite = Suite("step", "hang")
+    group = await played(suite)
+    assert "did not answer within 0.1 s" in told(group)
+    assert time.time() - now() == pytest.approx(jump, abs=1) and time.monotonic() - began < 3
+    assert all(0 <= episode.ended - episode.started < 3 for episode in group)
+
+
+@pytest.mark.parametrize(("trouble", "words"), [
+    (Answer({"x": "y" * 50}, cut=20, stall=True), "no whole answer"), (Answer("slow down", 429), "HTTP 429"),
+    (Answer("oh", 500), "HTTP 500"), (Answer('{"choices": [{"mess'), "no JSON"),
+])
+async def test_a_broken_endpoint_breaks_the_rollout_that_asked(trouble: Answer, words: str) -> None:
+    async with Server([said("4"), trouble, said("4")]) as server:
+        policy = Endpoint(server.url, "small", name="main", key_env="", timeout_s=0.2, retries=0)
+        group = await played(Suite(), policy)
+        await policy.close()
+    assert words in told(group) and len(server.asked) == 3
+
+
+@pytest.mark.parametrize(("fault", "error", "words"), [
+    ("hang", DeadlinePassed, "verifier 'one' did not score within 0.1 s"), ("crash", ValueError, "the judge fell"),
+])
+async def test_a_verifier_that_fails_ends_the_run_in_time(fault: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        await played(Suite(verifier=One(fault=fault)))
