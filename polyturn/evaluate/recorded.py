@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 
 from polyturn.errors import BadInput, UnknownName
 from polyturn.evaluate.agreement import Verdict, agreement, corrected_rate, krippendorff_alpha
-from polyturn.evaluate.benchmark import Result, as_groups, result
+from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
 from polyturn.evaluate.trials import broke, seats_of, succeeded
-from polyturn.record.read import read_plain
+from polyturn.protocols import Match, Policy
+from polyturn.record.read import read_episodes, read_plain
 from polyturn.record.run import read_info
 from polyturn.record.shape import shape_of
+from polyturn.record.write import RunRecorder
+from polyturn.rollout.pool import Pool
 from polyturn.types import Episode, Group, all_turns, root_of
 
 EVALUATE = "evaluate"
@@ -55,6 +58,29 @@ def read_results(
         raise BadInput(f"{folder} holds no episode that was played without being learned from, so nothing to compare")
     chosen = found if label is None else {label: found[label]}
     return {name: _recorded(folder, name, episodes, policy, (verifier, truth)) for name, episodes in chosen.items()}
+
+
+async def evaluate_once(
+    matches: Sequence[Match], policies: Mapping[str, Policy], *, policy: str, label: str, recorder: RunRecorder,
+    pool: Pool = Pool(), finished: Callable[[Episode], None] | None = None,
+) -> Result:
+    """:func:`polyturn.evaluate.benchmark.evaluate`, or its result as an earlier attempt of this run recorded it whole.
+
+    A run that is gone on with may have left the rated weights behind, so what counts in its record is read and not
+    played again: broken episodes too, since another play of them would be by other weights. What was cut short before
+    the checkpoint that the run goes on from is void, and is played.
+    Raises: BadInput where the record holds another number of episodes under ``label``.
+    """
+    found = [e for e in read_episodes(recorder.folder) if _label(e) == label] if recorder.attempt > 1 else []
+    if not found:
+        return await evaluate(
+            matches, policies, policy=policy, label=label, recorder=recorder, pool=pool, finished=finished)
+    groups = as_groups(found)
+    stand, expected = [e for group in groups for e in group], sum(match.rollouts for match in matches)
+    if len(stand) != expected or any(not e.scores and not broke(e) for e in stand):
+        raise BadInput(f"{recorder.folder} holds {len(stand)} episodes of {label!r}, {expected} were to be played and "
+                       "scored, and the weights of then are gone; begin the run anew")
+    return result(groups, seats_of(policy))
 
 
 def played(folder: Path, label: str = EVALUATE) -> dict[tuple[str, int], Episode]:

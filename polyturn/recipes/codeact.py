@@ -18,7 +18,7 @@ import numpy as np
 from polyturn.agents.chat import AnswerAgent
 from polyturn.envs.best_price import DISCOUNT, NOTHING, PRICE, best_price, market, read_question
 from polyturn.envs.tasks import FileTasks, RewardScore
-from polyturn.evaluate.benchmark import evaluate
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture
 from polyturn.learn.epochs import Epochs
@@ -321,7 +321,7 @@ class _Work:
 
     async def _rate(self, label: str, matches: Sequence[Match], policy: Policy) -> dict[str, float]:
         self.run.progress.stage(f"rating {label}", 0)
-        result = await evaluate(
+        result = await evaluate_once(
             matches, {"main": policy}, policy="main", label=label, recorder=self.run.recorder,
             pool=Pool(self.settings.concurrency), finished=self.run.progress.sample,
         )

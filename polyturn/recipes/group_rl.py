@@ -18,10 +18,10 @@ from polyturn.cli.mcp import agent_with
 from polyturn.cli.subject import free_seats, suite_of
 from polyturn.cli.subject import held_out as test_matches
 from polyturn.errors import BadInput
-from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
+from polyturn.evaluate.benchmark import Result
 from polyturn.evaluate.compare import paired
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
-from polyturn.evaluate.trials import seats_of
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
@@ -31,7 +31,6 @@ from polyturn.losses.weighting import token_mean
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.protocols import AgentMaker, Match, Player, Policy, Suite
-from polyturn.record.read import read_episodes
 from polyturn.rollout.pool import Pool
 from polyturn.tools.mcp import McpServer
 from polyturn.types import Sampling, Seat, Task
@@ -164,13 +163,10 @@ class _Work:
 
     async def rate(self, name: str) -> Result:
         """The model's row now, or the one that an earlier attempt recorded."""
-        recorded = [e for e in read_episodes(self.run.folder) if e.id.startswith(f"{name}.") and e.scores]
         matches = test_matches(
             self.suite, tasks=self.settings.test_tasks, trials=self.settings.trials, agent=self.agent)
-        if len(recorded) == sum(match.rollouts for match in matches):
-            return result(as_groups(recorded), seats_of("main"))
         self.run.progress.stage(f"rating {name}", 0)
-        return await evaluate(
+        return await evaluate_once(
             matches, {"main": self.model}, policy="main", label=name, recorder=self.run.recorder,
             finished=self.run.progress.sample,
         )

@@ -23,7 +23,7 @@ from polyturn.envs.gui_lab.env import Look
 from polyturn.envs.gui_lab.suite import Drawn, GuiLab
 from polyturn.envs.stored import Stored
 from polyturn.errors import BadInput
-from polyturn.evaluate.benchmark import as_groups, evaluate
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, stretch
 from polyturn.learn.learner import Learner
@@ -282,13 +282,11 @@ class _Work:
 
     async def _rated(self, label: str, suite: Any, tasks: Sequence[Task]) -> list[Group]:
         """The model's greedy play of some tasks, scored, or what an earlier attempt recorded."""
-        recorded = [e for e in read_episodes(self.run.folder) if e.id.startswith(f"{label}.") and e.scores]
-        if len(recorded) == len(tasks):
-            return list(as_groups(recorded))
         self.run.progress.stage(f"rating {label}", 0)
         matches = [_match(suite, task, Player(partial(_agent, self.settings, 0.0), "main")) for task in tasks]
-        rated = await evaluate(matches, {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
-                               finished=self.run.progress.sample)
+        rated = await evaluate_once(
+            matches, {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
+            finished=self.run.progress.sample)
         return list(rated.groups)
 
 

@@ -21,6 +21,7 @@ from polyturn.contexts.keep import Keep
 from polyturn.envs.composition import by_position, objective_rules
 from polyturn.envs.lookup import DRAWERS, ONSETS, composed_lookup, spoken, syllables
 from polyturn.evaluate.benchmark import Result, evaluate
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_text
 from polyturn.learn.curriculum import Mixture, Share
@@ -246,9 +247,9 @@ class _Work:
     async def rate(self, name: str, objectives: int) -> None:
         """A row: accuracy (share of objectives), success (all of them), peak context, accuracy by position."""
         self.run.progress.stage(f"table {name}", 0)
-        result = await evaluate(
+        result = await evaluate_once(
             matches(self.settings, objectives, context_of(self.settings)), {"main": self.model}, policy="main",
-            label=f"table-{name.replace(' ', '-')}-{self.run.recorder.attempt}", recorder=self.run.recorder,
+            label=f"table-{name.replace(' ', '-')}", recorder=self.run.recorder,
             finished=self.run.progress.sample,
         )
         solved = [all(e.final["matched"] or [False]) for e in _episodes(result) if e.final is not None]

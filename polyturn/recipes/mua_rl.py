@@ -18,7 +18,8 @@ from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.calls import GRAMMARS
 from polyturn.envs.dialogue import AGENT, USER
 from polyturn.envs.order_desk import GUIDE, KINDS, TOOLS, VALUES, OrderDesk, opening_of, scripted_agent
-from polyturn.evaluate.benchmark import Result, evaluate
+from polyturn.evaluate.benchmark import Result
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
@@ -249,7 +250,7 @@ class _Work:
 
     async def _rate(self, name: str) -> Result:
         self.run.progress.stage(f"rating {name}", 0)
-        return await evaluate(
+        return await evaluate_once(
             held_out(self.settings), self._policies(), policy="main", label=f"rate-{name}", recorder=self.run.recorder,
             finished=self.run.progress.sample,
         )

@@ -21,11 +21,11 @@ from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.envs.openspiel import exploitability, information_states, kuhn_poker, kuhn_poker_vs_random, tic_tac_toe
 from polyturn.envs.textarena import guess_the_number
-from polyturn.evaluate.benchmark import Result, as_groups, evaluate, result
+from polyturn.evaluate.benchmark import Result
 from polyturn.evaluate.choices import reply_probabilities
 from polyturn.evaluate.compare import corrected, paired
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
-from polyturn.evaluate.trials import seats_of
 from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
@@ -36,7 +36,7 @@ from polyturn.losses.weighting import family_mean
 from polyturn.policies.dictated import Dictated
 from polyturn.policies.local import Local
 from polyturn.protocols import Answer, Ask, Match, Player, Policy, Suite
-from polyturn.record.read import read_episodes, read_metrics
+from polyturn.record.read import read_metrics
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
 from polyturn.types import EMPTY, Episode, Message, Sampling, Seat, Task, assistant
@@ -224,9 +224,6 @@ class Quickstart:
         self.train_suites: list[Any] = [guess_the_number(), tic_tac_toe(), kuhn_poker()]
         self.table: dict[str, Result] = {}
         self.exploitability: dict[str, float] = dict(run.results.get("exploitability", {}))
-        self.recorded: dict[str, list[Episode]] = {}
-        for episode in read_episodes(run.folder) if run.recorder.attempt > 1 else ():
-            self.recorded.setdefault(episode.id.split(".")[0], []).append(episode)
 
     # ------------------------------------------------------------ rows
 
@@ -237,26 +234,19 @@ class Quickstart:
 
     async def rate_model(self, row: str) -> None:
         """The row of the model as it is now, and its exploitability in Kuhn poker."""
-        if not await self._rate(row, held_out(self.settings), self.model):
-            return
-        self.exploitability[row] = exploitability(await self._kuhn_probabilities())
-        self.run.keep(exploitability=self.exploitability)
+        await self._rate(row, held_out(self.settings), self.model)
+        if row not in self.exploitability:
+            self.exploitability[row] = exploitability(await self._kuhn_probabilities())
+            self.run.keep(exploitability=self.exploitability)
 
-    async def _rate(self, row: str, matches: list[Match], policy: Policy) -> bool:
-        """Plays a row, or reads it from the record of an earlier attempt (then False)."""
-        label = f"rate-{row}"
-        found = [episode for episode in self.recorded.get(label, []) if episode.scores]
-        known = len(found) == sum(match.rollouts for match in matches)
-        if known:
-            self.table[row] = result(as_groups(found), seats_of("main"))
-        else:
-            self.run.progress.stage(f"rating {row}", len(matches) * self.settings.trials)
-            self.table[row] = await evaluate(
-                matches, {"main": policy}, policy="main", label=label, recorder=self.run.recorder, pool=self.pool,
-                finished=self._counting(),
-            )
+    async def _rate(self, row: str, matches: list[Match], policy: Policy) -> None:
+        """Plays a row, or reads it from the record of an earlier attempt."""
+        self.run.progress.stage(f"rating {row}", len(matches) * self.settings.trials)
+        self.table[row] = await evaluate_once(
+            matches, {"main": policy}, policy="main", label=f"rate-{row}", recorder=self.run.recorder, pool=self.pool,
+            finished=self._counting(),
+        )
         self.run.keep(table={name: as_json(self.table[name]) for name in ROWS if name in self.table})
-        return not known
 
     def _counting(self) -> Callable[[Episode], None]:
         """Shows each finished episode and counts it."""

@@ -20,7 +20,8 @@ from polyturn.agents.chat import ChatAgent
 from polyturn.contexts.window import Fit
 from polyturn.desk import Desk
 from polyturn.envs.lookup import DRAWERS, ONSETS, hunt_rules, in_view, key_hunt, recall, spoken, syllables
-from polyturn.evaluate.benchmark import Result, evaluate
+from polyturn.evaluate.benchmark import Result
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
@@ -269,9 +270,9 @@ class _Work:
             self.settings, self.limit, most or self.settings.summaries, frozen=self.frozen is not None
         )
         self.run.progress.stage(f"table {name}", 0)
-        result = await evaluate(
+        result = await evaluate_once(
             _matches(self.settings, partial(player, context), steps), self._policies(), policy="main",
-            label=f"table-{name}-{self.run.recorder.attempt}", recorder=self.run.recorder,
+            label=f"table-{name}", recorder=self.run.recorder,
             finished=self.run.progress.sample,
         )
         self.tables[name] = result

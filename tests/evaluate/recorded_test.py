@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from polyturn.agents.chat import AnswerAgent
+from polyturn.envs.lookup import key_hunt
 from polyturn.errors import BadInput, UnknownName
 from polyturn.evaluate.benchmark import result
-from polyturn.evaluate.recorded import played, read_results
+from polyturn.evaluate.recorded import evaluate_once, played, read_results
 from polyturn.evaluate.tables import as_json
 from polyturn.evaluate.trials import seats_of
+from polyturn.policies.dictated import Dictated
+from polyturn.protocols import Match, Player
+from polyturn.record.read import read_episodes
 from polyturn.record.write import open_run
 from polyturn.types import Episode, PolicyInfo, Score, Stop, Task
 
@@ -108,3 +113,30 @@ def test_a_second_judge_and_labels(tmp_path: Path) -> None:
     assert corrected["rate"] == pytest.approx(0.5)
     with pytest.raises(UnknownName, match="no verifier named 'truth'"):
         read_results(folder, verifier="judge", truth="truth")
+
+
+async def test_a_row_of_an_earlier_attempt_is_read_and_not_played_again(tmp_path: Path) -> None:
+    suite = key_hunt(parts=2)
+    matches = [
+        Match(suite, task, {"agent": Player(lambda task=task: AnswerAgent(suite.oracle(task)), "main")})
+        for task in [*suite.tasks("test")][:3]
+    ]
+    policies = {"main": Dictated(name="main")}
+    with open_run(tmp_path / "run") as recorder:
+        live = await evaluate_once(matches, policies, policy="main", label="rate", recorder=recorder)
+    assert live.mixture.mean == 1
+    with open_run(tmp_path / "run", resume=True) as recorder:
+        again = await evaluate_once(matches, {}, policy="main", label="rate", recorder=recorder)  # nobody could play
+        with pytest.raises(BadInput, match="holds 3 episodes of 'rate', 2 were to be played"):
+            await evaluate_once(matches[:2], policies, policy="main", label="rate", recorder=recorder)
+        other = await evaluate_once(matches[:2], policies, policy="main", label="rate-2", recorder=recorder)
+    assert as_json(again) == as_json(live) and other.mixture.mean == 1
+    assert len(list(read_episodes(tmp_path / "run"))) == 5
+
+
+async def test_a_rating_that_was_not_scored_cannot_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "run", [episode("rate", 0, 0, None)])
+    suite = key_hunt(parts=2)
+    match = Match(suite, next(iter(suite.tasks("test"))), {})
+    with open_run(tmp_path / "run", resume=True) as recorder, pytest.raises(BadInput, match="played and scored"):
+        await evaluate_once([match], {}, policy="main", label="rate", recorder=recorder)
