@@ -30,6 +30,8 @@ ARCHER = {"model": "tiny", "words": 4, "questions": 4, "env_steps": 60, "episode
           "actor_updates": 2, "batch": 6, "warmup": 1, "lr": 1e-3, "test_tasks": 2}
 CODE = {"model": "tiny", "trajectories": 8, "updates": 2, "tokens": 150, "mix": 0.0, "test_tasks": 2, "before_tasks": 1,
         "reply_tokens": 4, "test_most": 6}
+DART = {"model": "tiny", "env_steps": 200, "groups": 2, "rollouts": 4, "tasks": 4, "horizon": 4, "lr": 1e-3,
+        "warm_lr": 1e-3, "environments": 8, "warm_updates": 2}
 EPO = {"model": "tiny", "iterations": 3, "groups": 3, "rollouts": 4, "horizon": 4, "test_tasks": 2, "lr": 1e-3,
        "coefficient": 0.1}
 LAB = {"model": "tiny", "brief": True, "branching": "3,2", "sft_updates": 2, "sft_tasks": 2, "sft_lr": 1e-3,
@@ -65,6 +67,8 @@ RUNS: dict[str, Named] = {
     **arms("codeact", CODE, text={"arm": "text"}, json={"arm": "json"}, code={}),
     **arms("context_drift", {"model": "tiny", "conversations": 2, "turns": 4, "reply_tokens": 5, "at": "3"},
            warm={"warm_updates": 3}),
+    **arms("dart", DART, dart={"by_ticket": True}, no_pool={"arm": "no_pool"},
+           plain={"arm": "plain", "kl": 0.0, "rollouts": 12, "horizon": 8, "env_steps": 400, "warm_updates": 6}),
     **arms("epo", EPO, none={"arm": "none", "warm_updates": 1}, bonus={"arm": "bonus", "warm_updates": 1},
            hinge={"arm": "hinge", "scope": "turn"}, phase={"arm": "hinge_phase", "high": 0.6},
            official={"arm": "official", "environment": "crafting"}),

@@ -19,7 +19,7 @@ def test_what_is_bound_and_what_stands_by_itself() -> None:
     assert in_words(partial(group_standardised, scale="sample")) == (
         "group_standardised(channels=('score'), key=('group', 'seat'), scale='sample', epsilon=1e-06)")
     assert in_words(partial(partial(policy_gradient, clip_low=0.1), clip_high=0.3)) == (
-        "policy_gradient(clip_low=0.1, clip_high=0.3, dual_clip=None, truncate=None)")
+        "policy_gradient(clip_low=0.1, clip_high=0.3, dual_clip=None, truncate=None, unknown='refuse')")
 
 
 def test_what_is_remembered_is_no_setting() -> None:

@@ -29,7 +29,9 @@ def test_a_run_at_work_tells_and_a_closed_one_has_nothing_to_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EVERY_S", 0.05)
+    others = set(threading.enumerate())  # of recorders that tests of kills left open
     run = open_run(tmp_path / "run")
+    assert [thread.name for thread in set(threading.enumerate()) - others] == ["polyturn-waits"]
     with Waiting("a seat", "its policy", "a reply", 60.0), Waiting("the loop", "somebody", lambda: "2 of 3"):
         within(10, lambda: len([w for w in standing(tmp_path / "run").waits if w.who in ("a seat", "the loop")]) == 2)
         found = standing(tmp_path / "run")
@@ -39,7 +41,7 @@ def test_a_run_at_work_tells_and_a_closed_one_has_nothing_to_tell(
     assert 0 <= first.seconds < 10 and first.left == 60.0 - first.seconds and second.left is None
     run.close()
     assert not list((tmp_path / "run").glob("*waits*"))
-    assert not [thread for thread in threading.enumerate() if thread.name == "polyturn-waits"]
+    assert not set(threading.enumerate()) - others
     over = standing(tmp_path / "run")
     assert (over.status, over.waits, over.turns, over.told) == ("finished", (), False, None)
 
