@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import learner
 from benchmarks.learner import apart, main
 
 
@@ -19,8 +20,12 @@ def test_apart_by_hand() -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("train", ["full", "lora"])
-def test_gradients_equal_those_of_trl(train: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--json", "--groups", "1", "--layers", "2", "--repeats", "1", "--dtype", "float32", "--train", train])
+def test_gradients_equal_those_of_trl(
+    train: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "MICRO_BATCHES", (4,))  # the sweep is for speed, and this is not
+    monkeypatch.setattr(learner, "PASSES", (2304,))
+    main(["--json", "--groups", "1", "--turns", "2", "--layers", "2", "--repeats", "1", "--dtype", "float32", "--train", train])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["details"][f"float32 {train}"]["gradients_apart"] < 1e-5
     assert told["ratios"].keys() == {f"trl float32 {train}"}
