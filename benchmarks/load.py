@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.overhead import Free, FreeSuite, Tokened
+from benchmarks.overhead import Free, Tokened
 from benchmarks.report import Report, parser, show
 from polyturn.agents.chat import ChatAgent
 from polyturn.learn.memory import resident_bytes
 from polyturn.progress import make_progress
-from polyturn.protocols import Match, Player, Policy, Recorder, Step
+from polyturn.protocols import Match, Player, Policy, Recorder, Spec, Step
 from polyturn.record.read import count_turns, read_plain
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import play
@@ -65,16 +65,24 @@ class Slow:
 
 
 @dataclass
-class SlowSuite(FreeSuite):
+class SlowSuite:
     """Tasks of :class:`Slow`."""
 
     pause_s: float = 1.0
     turns: int = TURNS
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("begun", "taken", "closed"), 0))
+    spec: Spec = Spec("slow")
 
-    async def make(self, task: Task, seed: int) -> Slow:  # type: ignore[override]
+    def tasks(self, split: str) -> Sequence[Task]:
+        """One task."""
+        return (Task("slow", "slow"),)
+
+    async def make(self, task: Task, seed: int) -> Slow:
         """A fresh environment."""
         return Slow(Free(self.turns), np.random.default_rng(seed), self.pause_s, self.counts)
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 async def press(suite: SlowSuite, recorder: Recorder, environments: int, seconds: float) -> dict[str, Any]:
