@@ -189,7 +189,12 @@ def as_groups(episodes: Sequence[Episode]) -> list[Group]:
     groups: dict[str, dict[int, Episode]] = {}
     for episode in sorted(episodes, key=lambda episode: episode.started):
         groups.setdefault(episode.group or episode.id, {})[episode.trial] = episode
-    return [tuple(groups[name][trial] for trial in sorted(groups[name])) for name in sorted(groups)]
+    return [tuple(groups[name][trial] for trial in sorted(groups[name])) for name in sorted(groups, key=_in_order)]
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """A key by which ``"rate.10"`` stands behind ``"rate.9"``, as it was played."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
 
 
 def result(groups: Sequence[Group], seats: Seats, *, verifier: str | None = None) -> Result:

@@ -121,6 +121,14 @@ def _trial(episode: Episode, seat: Seat, verifier: str | None, rated: Collection
     )
 
 
+def score_of(episode: Episode, seat: Seat = "agent", verifier: str | None = None) -> float:
+    """A seat's score. Raises: BadInput where it has none: the episode broke, or its judge abstained."""
+    value = _score(episode, seat, verifier).value
+    if value is None:
+        raise BadInput(f"the verifier abstained on seat {seat!r} of {episode.id}")
+    return value
+
+
 def _turns(episode: Episode, roots: Collection[Seat]) -> Iterator[tuple[Trajectory, Turn]]:
     for trajectory in episode.trajectories:
         if root_of(trajectory.seat) in roots:

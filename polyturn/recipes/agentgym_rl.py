@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import nan
+from statistics import fmean
 from typing import Any, Literal
 
 from polyturn.advantages.returns import value_target_N
@@ -18,6 +20,7 @@ from polyturn.cli.subject import held_out as test_matches
 from polyturn.envs.grid import Grid, grid
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
+from polyturn.evaluate.trials import score_of
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
@@ -35,7 +38,7 @@ from polyturn.protocols import AgentMaker, Match, Player
 from polyturn.rollout.pool import Pool
 from polyturn.rollout.spoken import spoken
 from polyturn.seeds import derive
-from polyturn.types import Episode, Limits, Sampling, Seat, Task
+from polyturn.types import Limits, Sampling, Seat, Task
 
 ORDER = ("warm", "learn")
 STUDY = Study(
@@ -132,10 +135,11 @@ def text(results: Mapping[str, Any]) -> str:
     found, before = results.get("outcome"), results.get("before", {})
     if found is None:
         return "no result: the run did not come to its end"
+    near, far = (found.get(kind, nan) for kind in ("near", "far"))
     return (
         f"success on held-out tasks at the last horizon {before['success']:.3f} -> {found['success']:.3f} (tasks of up "
-        f"to 4 steps {found['near']:.3f}, longer ones {found['far']:.3f}); {found['env_steps']:.0f} environment steps "
-        f"in {found['iterations']:.0f} updates"
+        f"to 4 steps {near:.3f}, longer ones {far:.3f}); {found['env_steps']:.0f} environment steps in "
+        f"{found['iterations']:.0f} updates"
     )
 
 
@@ -155,16 +159,18 @@ def horizons_of(settings: Settings) -> tuple[int, ...]:
 
 
 async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
-    """The mean score on held-out tasks: of all, of those that need up to 4 steps, and of longer ones."""
+    """The mean score on held-out tasks: of all, of those that need up to 4 steps, and of longer ones, where there are
+    such."""
     run.progress.stage(f"rating {label}", 0)
     found = await evaluate(
         held_out(settings), {"main": model}, policy="main", label=label, recorder=run.recorder,
         finished=run.progress.sample, pool=Pool(settings.concurrency),
     )
     played = [episode for group in found.groups for episode in group]
-    near = [score_of(episode) for episode in played if episode.task.payload["need"] <= 4]
-    far = [score_of(episode) for episode in played if episode.task.payload["need"] > 4]
-    return {"success": mean(near + far), "near": mean(near), "far": mean(far)}
+    near = [episode for episode in played if episode.task.payload["need"] <= 4]
+    far = [episode for episode in played if episode.task.payload["need"] > 4]
+    kinds = {"success": played, "near": near, "far": far}
+    return {name: fmean(map(score_of, episodes)) for name, episodes in kinds.items() if episodes}
 
 
 async def imitate(settings: Settings, run: Run, model: Local) -> None:
@@ -187,18 +193,6 @@ async def imitate(settings: Settings, run: Run, model: Local) -> None:
 def learner_of(model: Local, lr: float, **more: Any) -> Learner:
     """A learner of all weights."""
     return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype, **more)
-
-
-def score_of(episode: Episode) -> float:
-    """The agent's score. An episode that broke has none, and raises."""
-    value = episode.scores["score"]["agent"].value
-    assert value is not None
-    return value
-
-
-def mean(values: list[float]) -> float:
-    """The mean; 0 of nothing."""
-    return sum(values) / len(values) if values else 0.0
 
 
 def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from math import nan
+from statistics import fmean
 from typing import Any, Literal
 
 from polyturn.agents.chat import AnswerAgent, ChatAgent
@@ -20,6 +22,7 @@ from polyturn.envs.grid import Grid, grid
 from polyturn.errors import BadInput
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
+from polyturn.evaluate.trials import score_of
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.decoupled.schedule import Schedule
 from polyturn.learn.decoupled.train import train_decoupled
@@ -141,9 +144,10 @@ def text(results: Mapping[str, Any]) -> str:
     found, before = results.get("outcome"), results.get("before", {})
     if found is None:
         return "no result: the run did not come to its end"
+    easy, medium, hard = (found.get(kind, nan) for kind in ("easy", "medium", "hard"))
     return (
-        f"success on the training tasks {before['success']:.3f} -> {found['success']:.3f} (easy {found['easy']:.3f}, "
-        f"medium {found['medium']:.3f}, hard {found['hard']:.3f}; hard before {before['hard']:.3f}), on held-out ones "
+        f"success on the training tasks {before['success']:.3f} -> {found['success']:.3f} (easy {easy:.3f}, medium "
+        f"{medium:.3f}, hard {hard:.3f}; hard before {before.get('hard', nan):.3f}), on held-out ones "
         f"{found['test']:.3f}; {found['env_steps']:.0f} environment steps in {found['updates']:.0f} updates"
     )
 
@@ -184,34 +188,21 @@ def oracle(suite: Grid, task: Task) -> AgentMaker:
 
 
 async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
-    """The success on the training tasks, of all and by what they need, and on held-out ones."""
+    """The success on the training tasks, of all and by what they need (where there are such), and on held-out ones."""
     run.progress.stage(f"rating {label}", 0)
     own = [Match(suite, task, {"agent": Player(player(settings), "main")}, derive("rated", settings.seed), 2,
                  Limits(env_steps=settings.horizon)) for suite in [suite_of(settings)] for task in suite.tasks("train")]
-    found = {}
+    found: dict[str, list[tuple[int, float]]] = {}
     for name, matches in (("train", own), ("test", held_out(settings))):
         result = await evaluate(matches, {"main": model}, policy="main", label=f"{label}-{name}",
                                 recorder=run.recorder, finished=run.progress.sample)
         found[name] = [(int(e.task.payload["need"]), score_of(e)) for group in result.groups for e in group]
-    own_scores, test = found["train"], [score for _, score in found["test"]]
-    return {
-        "success": mean([score for _, score in own_scores]), "test": mean(test),
-        "easy": mean([score for need, score in own_scores if need <= EASY]),
-        "medium": mean([score for need, score in own_scores if EASY < need < HARD]),
-        "hard": mean([score for need, score in own_scores if need >= HARD]),
+    train = found["train"]
+    kinds = {
+        "success": train, "test": found["test"], "easy": [row for row in train if row[0] <= EASY],
+        "medium": [row for row in train if EASY < row[0] < HARD], "hard": [row for row in train if row[0] >= HARD],
     }
-
-
-def score_of(episode: Episode) -> float:
-    """The agent's score. An episode that broke has none, and raises."""
-    value = episode.scores["score"]["agent"].value
-    assert value is not None
-    return value
-
-
-def mean(values: list[float]) -> float:
-    """The mean; 0 of nothing."""
-    return sum(values) / len(values) if values else 0.0
+    return {name: fmean(score for _, score in rows) for name, rows in kinds.items() if rows}
 
 
 # ---------------------------------------------------------------- stages

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from polyturn.cli.main import main
 from polyturn.record.read import read_episodes
 from polyturn.record.run import read_info
 from polyturn.record.write import open_run
+from tests.cli.model_server import serving
 
 
 @pytest.fixture(autouse=True)
@@ -117,34 +116,11 @@ def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixtur
     assert said in capsys.readouterr().err
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers every chat request with the move 5, as an OpenAI-compatible server does."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "small", "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "5"}}],
-            "usage": {"prompt_tokens": 30, "completion_tokens": 2, "total_tokens": 32}}
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A model that plays the move 5, whatever it is asked."""
+    with serving(lambda asked: {"content": "5"}) as url:
+        yield url
 
 
 def test_evaluating_a_server_loads_no_torch(address: str, tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polyturn.cli.main import main
 from polyturn.record.read import read_episodes
+from tests.cli.model_server import serving
 
 PLAIN = f"{sys.executable} -I -S {Path(__file__).parents[1] / 'tools' / 'plain_server.py'}"
 TASKS = '''
@@ -27,40 +27,20 @@ def suite():
 '''
 
 
-class Caller(BaseHTTPRequestHandler):
+def call_add(asked: Mapping[str, Any]) -> dict[str, object]:
     """Calls the tool ``add`` where it is offered and was not called, then says what it answered."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        last = asked["messages"][-1]
-        offered = {tool["function"]["name"] for tool in asked.get("tools", ())}
-        message: dict[str, object] = {"role": "assistant", "content": last["content"]}
-        if last["role"] != "tool" and "add" in offered:
-            call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 20, "b": 22}'}}
-            message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "small",
-                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                 "usage": {"prompt_tokens": 30, "completion_tokens": 2, "total_tokens": 32}}
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
+    last = asked["messages"][-1]
+    offered = {tool["function"]["name"] for tool in asked.get("tools", ())}
+    if last["role"] == "tool" or "add" not in offered:
+        return {"content": last["content"]}
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 20, "b": 22}'}}
+    return {"content": None, "tool_calls": [call]}
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Caller)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(call_add) as url:
+        yield url
 
 
 @pytest.fixture

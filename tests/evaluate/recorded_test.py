@@ -119,7 +119,7 @@ async def test_a_row_of_an_earlier_attempt_is_read_and_not_played_again(tmp_path
     suite = key_hunt(parts=2)
     matches = [
         Match(suite, task, {"agent": Player(lambda task=task: AnswerAgent(suite.oracle(task)), "main")})
-        for task in [*suite.tasks("test")][:3]
+        for task in [*suite.tasks("test")][:12]  # two digits: the order is that of play, not that of letters
     ]
     policies = {"main": Dictated(name="main")}
     with open_run(tmp_path / "run") as recorder:
@@ -127,11 +127,12 @@ async def test_a_row_of_an_earlier_attempt_is_read_and_not_played_again(tmp_path
     assert live.mixture.mean == 1
     with open_run(tmp_path / "run", resume=True) as recorder:
         again = await evaluate_once(matches, {}, policy="main", label="rate", recorder=recorder)  # nobody could play
-        with pytest.raises(BadInput, match="holds 3 episodes of 'rate', 2 were to be played"):
+        with pytest.raises(BadInput, match="holds 12 episodes of 'rate', 2 were to be played"):
             await evaluate_once(matches[:2], policies, policy="main", label="rate", recorder=recorder)
         other = await evaluate_once(matches[:2], policies, policy="main", label="rate-2", recorder=recorder)
     assert as_json(again) == as_json(live) and other.mixture.mean == 1
-    assert len(list(read_episodes(tmp_path / "run"))) == 5
+    assert [group[0].id for group in again.groups] == [group[0].id for group in live.groups]
+    assert len(list(read_episodes(tmp_path / "run"))) == 14
 
 
 async def test_a_rating_that_was_not_scored_cannot_be_read(tmp_path: Path) -> None:
