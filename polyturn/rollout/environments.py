@@ -52,18 +52,16 @@ class Occupancy:
 
     def end(self, environment: str, episode: Episode) -> None:
         """It has ended it."""
-        self.held_s += self.clock() - max(self.live.pop(environment), self.begun)
+        self.held_s += self.clock() - self.live.pop(environment)
         self.busy_s += busy_seconds(episode)
 
     def shares(self) -> dict[str, float]:
-        """``rollout/occupied`` and ``rollout/busy`` since the last call; counting begins anew. An episode's busy
-        seconds count where it ends."""
+        """``rollout/occupied`` and ``rollout/busy`` since the beginning, ``0 <= busy <= occupied <= 1``: an episode's
+        busy seconds are known, and count, when it has ended, so that a share of a short time alone would mislead."""
         now = self.clock()
-        held = self.held_s + sum(now - max(start, self.begun) for start in self.live.values())
+        held = self.held_s + sum(now - start for start in self.live.values())
         whole = max(now - self.begun, 1e-9) * self.environments
-        found = {"rollout/occupied": held / whole, "rollout/busy": self.busy_s / whole}
-        self.begun, self.held_s, self.busy_s = now, 0.0, 0.0
-        return found
+        return {"rollout/occupied": held / whole, "rollout/busy": self.busy_s / whole}
 
 
 def busy_seconds(episode: Episode) -> float:

@@ -113,5 +113,5 @@ def test_occupancy_by_hand() -> None:
     assert seen.shares() == {"rollout/occupied": 0.4, "rollout/busy": 0.2}
     now[0] = 14.0
     seen.end("b", Episode("e", Task("t", "f"), 0, started=8.0, ended=14.0))
-    # since 10: held 4 of 2 * 4 seconds; the six busy seconds count where the episode ends
-    assert seen.shares() == {"rollout/occupied": 0.5, "rollout/busy": 0.75}
+    # since the beginning: held 6 + 6 of 2 * 14 seconds, of which 4 + 6 busy
+    assert seen.shares() == {"rollout/occupied": 12 / 28, "rollout/busy": 10 / 28}
