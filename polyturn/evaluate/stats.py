@@ -18,6 +18,8 @@ from polyturn.errors import BadInput
 from polyturn.types import FloatArray
 
 CONFIDENCE = 0.95
+SAME = 1e-9
+"""Values that differ by no more than this share of their range are the same but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,9 @@ def bounded_mean(
     Let p be the mean as a share of the range and v its variance, clustered as there, but at least that of N trials on
     their own, s^2 / N (tasks that agree by chance must not narrow it). n = p (1 - p) / v yes-or-no trials would vary as
     much, and the interval is Wilson's for p and n with t(C - 1) in place of the normal quantile. Where every value is
-    the same c, another value has at most the chance h, the upper end of Wilson's interval for none in C tasks, so that
-    the interval is (c - h (c - lowest), c + h (highest - c)). Raises: BadInput for a value outside.
+    the same c (within 1e-9 of the range: no more than rounding), another value has at most the chance h, the upper end
+    of Wilson's interval for none in C tasks, so that the interval is (c - h (c - lowest), c + h (highest - c)).
+    Raises: BadInput for a value outside.
 
     >>> e = bounded_mean([[1.0], [0.0], [1.0], [0.0]])           # p = 1/2, v = 1/12, n = 3
     >>> round(e.mean, 3), round(e.low, 3), round(e.high, 3)
@@ -169,8 +172,8 @@ def bounded_mean(
     span = highest - lowest
     if every.min() < lowest or every.max() > highest:
         raise BadInput(f"values from {every.min()} to {every.max()}; expected {lowest} to {highest}")
-    if every.min() == every.max():
-        mean, share = float(every[0]), wilson(0, count, confidence)[1]
+    if every.max() - every.min() <= SAME * span:
+        mean, share = float(every.mean()), wilson(0, count, confidence)[1]
         low, high = mean - share * (mean - lowest), mean + share * (highest - mean)
         side = max(mean - low, high - mean) / NormalDist().inv_cdf((1 + confidence) / 2)
         return Estimate(mean, low, high, side * side, inf, count)

@@ -139,6 +139,9 @@ def test_equal_outcomes_get_an_interval_from_the_number_of_tasks() -> None:
     # what is left on either side: 0.4 - 0.263048, 0.4 + 0.394572
     constant = stats.bounded_mean([[0.4], [0.4]])
     assert (constant.low, constant.high) == pytest.approx((0.136952, 0.794572), abs=1e-6)
+    rounded, whole = stats.bounded_mean([[0.4], [0.4 + 1e-12]]), stats.bounded_mean([[0.0], [1e-38]], (-1, 1))
+    assert (rounded.low, rounded.high) == pytest.approx((constant.low, constant.high), abs=1e-9)
+    assert (whole.low, whole.high) == pytest.approx((-0.657620, 0.657620), abs=1e-6)
     same = stats.paired_difference({"a": [1.0], "b": [0.0]}, {"a": [1.0], "b": [0.0]}, (0, 1))
     assert (same.mean, same.low, same.high) == pytest.approx((0, -0.657620, 0.657620), abs=1e-6)
 
