@@ -44,6 +44,7 @@ class Case:
     dtype: str = "float32"
     train: Train = "full"
     layers: int | None = None
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -55,7 +56,8 @@ class Ours:
 
     def __init__(self, case: Case, work: Work) -> None:
         low = None if case.dtype == "float32" else case.dtype
-        self.learner = Learner(load(case.train, layers=case.layers), lr=1e-5, dtype=low)
+        model = load(case.train, layers=case.layers).to(case.device)
+        self.learner = Learner(model, lr=1e-5, dtype=low)
         self.laid = tokens(episodes(work))
         self.advantage_N = advantages(self.laid)
         self.weight_N = np.full(len(self.laid), 1 / len(self.laid))
@@ -80,7 +82,8 @@ class Theirs:
         laid = tokens(episodes(work))
         first = np.searchsorted(laid.trajectory_N, np.arange(len(laid.trajectories)))
         self.advantage_R = advantages(laid)[first][[row.rollout for row in self.rows]]
-        self.trl = Trl(load(case.train, layers=case.layers), load_tokenizer(), low=case.dtype == "bfloat16")
+        model = load(case.train, layers=case.layers).to(case.device)
+        self.trl = Trl(model, load_tokenizer(), low=case.dtype == "bfloat16", device=case.device)
 
     def run(self, micro_batch: int) -> float:
         """The loss; leaves the gradient of the batch in the parameters."""

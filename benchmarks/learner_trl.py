@@ -19,13 +19,13 @@ class Trl:
     Its loss is ``dapo``: the sum over trained tokens divided by their number in the whole batch, as ours is weighted.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, low: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, low: bool, device: str = "cpu") -> None:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
 
         self._folder = tempfile.TemporaryDirectory()
         config = GRPOConfig(
-            output_dir=self._folder.name, use_cpu=True, bf16=low, gradient_checkpointing=False, beta=0.0,
+            output_dir=self._folder.name, use_cpu=device == "cpu", bf16=low, gradient_checkpointing=False, beta=0.0,
             report_to="none", num_generations=2, per_device_train_batch_size=2, loss_type="dapo", temperature=1.0,
             disable_tqdm=True, save_strategy="no",
         )  # fmt: skip
@@ -34,14 +34,16 @@ class Trl:
         self.trainer.current_gradient_accumulation_steps = self.trainer.args.steps_per_generation
         self.model = self.trainer.accelerator.prepare_model(model)
         self.model.train()
+        self.device = device
 
     def run(self, rows: Sequence[Row], advantage_R: FloatArray, micro_batch: int) -> float:
         """The loss; adds the gradient of the batch to the parameters, ``micro_batch`` rows at a time."""
-        count = torch.tensor(float(sum(row.trained_T.sum() for row in rows)))
+        count = torch.tensor(float(sum(row.trained_T.sum() for row in rows)), device=self.device)
         total = 0.0
         for start in range(0, len(rows), micro_batch):
             part = slice(start, start + micro_batch)
             inputs = {**padded(rows[part]), "advantages": torch.as_tensor(advantage_R[part], dtype=torch.float32)}
+            inputs = {name: value.to(self.device) for name, value in inputs.items()}
             loss = self.trainer._compute_loss(self.model, inputs | {"num_items_in_batch": count})
             loss.backward()
             total += float(loss.detach())

@@ -106,6 +106,8 @@ def add_sampling(parser: Parser) -> None:
 def add_means(parser: Parser) -> None:
     """Flags that say how a model is run, here or behind an address."""
     parser.add_argument("--model", default="", help="for an address: the model's name there; for base: a model folder")
+    parser.add_argument("--device", default="", help="where a model computes: cpu, cuda, cuda:1, mps (the first GPU, "
+                        "else cpu)")
     parser.add_argument("--key-env", default="OPENAI_API_KEY", help="variable that holds the key (OPENAI_API_KEY)")
     parser.add_argument("--spend-limit", type=not_negative, metavar="USD", help="for an address: the most to spend")
     parser.add_argument("--price-prompt", type=not_negative, metavar="USD", help="for a million prompt tokens")
@@ -117,7 +119,7 @@ def means_of(asked: argparse.Namespace, dtype: str = "float32") -> Means:
     from polyturn.cli.policy import Means
 
     return Means(asked.model, dtype, getattr(asked, "deterministic", False), asked.key_env, asked.spend_limit,
-                 asked.price_prompt, asked.price_completion)
+                 asked.price_prompt, asked.price_completion, asked.device)
 
 
 Reports: TypeAlias = Mapping[str, Mapping[str, float]]

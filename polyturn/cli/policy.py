@@ -32,6 +32,8 @@ class Means:
     price_prompt: float | None = None
     """US dollars for a million prompt tokens."""
     price_completion: float | None = None
+    device: str = ""
+    """Of a model that runs here; empty = the first GPU, else the processor."""
 
 
 def check_policy(policy: str) -> None:
@@ -88,7 +90,7 @@ def open_policy(policy: str, means: Means = Means()) -> Policy:
 
     folder = (Path(means.model) if means.model else None) if policy == "base" else model_folder(Path(policy))
     dtype: Any = "float32" if means.deterministic else means.dtype
-    return Local.load(folder, name=MAIN, dtype=dtype, deterministic=means.deterministic)
+    return Local.load(folder, name=MAIN, dtype=dtype, deterministic=means.deterministic, device=means.device)
 
 
 def _on_server(address: str, server: Means) -> Policy:

@@ -47,6 +47,10 @@ def command(name: str, arguments: list[str]) -> int:
     if {"--help", "-h"} & set(words):
         return _help(parser, subject)
     asked, rest = parser.parse_known_args(words)
+    if asked.device:
+        from polyturn.policies.device import name_device
+
+        name_device(asked.device)
     order = resumed(asked, subject, rest) if asked.resume else fresh(asked, subject, rest, parser)
     if asked.dry_run:
         return dry_run(order, asked.json)
@@ -61,6 +65,8 @@ def _parser() -> Parser:
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")
     parser.add_argument("--deterministic", action="store_true",
                         help="same numbers every time: float32, fixed batches and threads; slower")
+    parser.add_argument("--device", default="", help="where models compute: cpu, cuda, cuda:1, mps (the first GPU, "
+                        "else cpu)")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and end")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser

@@ -1,8 +1,9 @@
 """Attention of a token to its own path, as rectangles: a chain's causal triangle, and what descends from it x its keys.
 
-No mask is built and no key is copied, so time and memory grow with the pairs that exist. The layout travels as the
-keyword argument ``forest`` of the model's forward; a call without it is untouched, so that a sampler may use the same
-model in another thread.
+No mask is built and no key is copied, so time and memory grow with the pairs that exist. (On a GPU, where many small
+calls cost more than idle multiplications, each tree is one call with a mask.) The layout travels as the keyword
+argument ``forest`` of the model's forward; a call without it is untouched, so that a sampler may use the same model in
+another thread.
 """
 
 from __future__ import annotations
@@ -38,6 +39,24 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *,
         return found
     heads = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(heads, 1), value.repeat_interleave(heads, 1)
+    whole = by_chains if query.device.type == "cpu" else by_trees
+    return whole((query, key, value), layout, window, scale=scale, softcap=softcap)
+
+
+def by_trees(qkv: tuple[Tensor, ...], layout: Layout, window: int | None, *, scale: float,
+             softcap: float | None = None) -> Tensor:  # fmt: skip
+    """Attention as one masked call for each tree: a GPU would rather multiply in vain than begin many small calls."""
+    rows = []
+    for root, seen in zip(layout.roots(), layout.seen(window, qkv[0].device), strict=True):
+        query, key, value = (x[:, :, root.start : root.end] for x in qkv)
+        rows.append(_masked(query, key, value, seen, scale=scale, softcap=softcap))
+    return torch.cat(rows, 2)
+
+
+def by_chains(qkv: tuple[Tensor, ...], layout: Layout, window: int | None, *, scale: float,
+              softcap: float | None = None) -> Tensor:  # fmt: skip
+    """Attention chain by chain over copies of the keys above it."""
+    query, key, value = qkv
     rows = []
     for chain in layout.chains:
         own = (chain.start, chain.stop)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILE = 2**21
-"""Logits of a tile: 8 MiB in float32."""
+TILE = {"cpu": 2**21, "cuda": 2**27}
+"""Logits of a tile: 8 MiB in float32, which stay in a processor's cache; half a GiB on a GPU, which wants large
+products."""
 KEPT = 2**25
 """Up to this many logits (tokens x vocabulary) their exponentials are kept for the backward pass; beyond it they are
 computed again."""
@@ -63,8 +64,9 @@ def read(hidden_NH: Tensor, weight_VH: Tensor, id_N: Tensor, heat_N: Tensor, hea
     return found
 
 
-def _tiles(tokens: int, vocabulary: int) -> list[slice]:
-    width = max(512, TILE // max(tokens, 1))
+def _tiles(tokens: int, weight_VH: Tensor) -> list[slice]:
+    vocabulary = len(weight_VH)
+    width = max(512, TILE.get(weight_VH.device.type, TILE["cpu"]) // max(tokens, 1))
     return [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
 
 
@@ -103,7 +105,7 @@ class _Read(torch.autograd.Function):
         count, vocabulary = len(id_N), len(weight_VH)
         zero_N = hidden_NH.new_zeros(count)
         sums = _Sums(torch.full_like(zero_N, -torch.inf), zero_N, zero_N, zero_N)
-        tiles, heat_N1 = _tiles(count, vocabulary), _heat(heat_N)
+        tiles, heat_N1 = _tiles(count, weight_VH), _heat(heat_N)
         space = hidden_NH.new_empty(2, count, tiles[0].stop) if count else hidden_NH.new_empty(2, 0, vocabulary)
         graph = any(ctx.needs_input_grad[:2])
         keep = graph and head.keep and not head.cap and count * vocabulary <= KEPT
@@ -133,7 +135,7 @@ class _Read(torch.autograd.Function):
         low_NH = hidden_NH.to(low)
         again = not ctx.keep or by_entropy_N is not None
         given_N = torch.zeros_like(logprob_N) if by_logprob_N is None else by_logprob_N
-        for number, tile in enumerate(_tiles(len(id_N), len(weight_VH))):
+        for number, tile in enumerate(_tiles(len(id_N), weight_VH)):
             place_N = id_N - tile.start
             if again:
                 z_NV = head.shaped(torch.mm(hidden_NH, weight_VH[tile].t()), heat_N1)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from polyturn.arrays import Tree, pruned
 from polyturn.types import IntArray
@@ -42,6 +43,30 @@ class Layout:
     """True: a layer's activations are computed again in the backward pass instead of being kept."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """Filled in by the forward: layer -> sliding window with which it was called."""
+    masks: dict[tuple[int | None, torch.device], list[torch.Tensor]] = field(default_factory=dict)
+    """Filled in by :meth:`seen`."""
+
+    def roots(self) -> list[Chain]:
+        """The chains that begin a tree."""
+        return [chain for chain in self.chains if not chain.above]
+
+    def seen(self, window: int | None, device: torch.device) -> list[torch.Tensor]:
+        """For each tree, [rows, rows]: True where a row sees another (itself, its ancestors, of them the ``window``
+        nearest with itself). Made once for a device and a window."""
+        key = (window, device)
+        if key not in self.masks:
+            self.masks[key] = [self._seen(root, window).to(device) for root in self.roots()]
+        return self.masks[key]
+
+    def _seen(self, root: Chain, window: int | None) -> torch.Tensor:
+        seen = np.zeros((root.end - root.start,) * 2, np.bool_)
+        for chain in self.chains:
+            if root.start <= chain.start < root.end:
+                columns = np.concatenate([np.arange(a, b) for a, b in (*chain.above, (chain.start, chain.stop))])
+                behind = self.depth_U[chain.start : chain.stop, None] - self.depth_U[columns]
+                inside = (behind >= 0) & (behind < (window or len(self.depth_U)))
+                seen[chain.start - root.start : chain.stop - root.start, columns - root.start] = inside
+        return torch.from_numpy(seen)
 
 
 def lay(tree: Tree, *, recompute: bool = False) -> Layout:

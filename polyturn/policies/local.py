@@ -15,6 +15,7 @@ import torch
 
 from polyturn.chat import Chat
 from polyturn.errors import BadInput, PolicyFailed
+from polyturn.policies.device import device_of
 from polyturn.policies.embedded import embedded_model
 from polyturn.policies.sampler.driven import Driven, check_driven
 from polyturn.policies.sampler.engine import Engine, Stats, Stepper
@@ -38,19 +39,20 @@ class Local:
     float32 it has the same parameters, in bfloat16 a copy that :meth:`publish` refreshes. ``engine`` names how it runs
     (``"slots"``: caches continued, shared and forked; ``"plain"``: the model's own forward, one request at a time) and
     ``engine_reason`` says why not otherwise. ``warning`` says what a user should know about the chat template.
-    ``deterministic``: the same seed gives the same bits whatever else is sampled (float32; about a third slower with
-    many requests at work, four times with one).
+    ``device``: as :func:`polyturn.policies.device.device_of` reads it. ``deterministic``: the same seed gives the same
+    bits whatever else is sampled (float32; about a third slower with many requests at work, four times with one).
     """
 
     def __init__(
         self, model: Any, chat: Chat, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
-        deterministic: bool = False, cache_bytes: int = CACHE_BYTES, device: str = "cpu", tokenizer: Any = None,
+        deterministic: bool = False, cache_bytes: int = CACHE_BYTES, device: str = "", tokenizer: Any = None,
     ) -> None:
         if dtype not in DTYPES:
             raise BadInput(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         if deterministic and dtype != "float32":
             raise BadInput(f"deterministic sampling needs dtype 'float32'; got {dtype!r}")
-        self.model, self.chat, self.name, self.dtype = model.to(device), chat, name, dtype
+        self.device = device_of(device)
+        self.model, self.chat, self.name, self.dtype = model.to(self.device), chat, name, dtype
         self.deterministic = deterministic
         self.limit = int(getattr(base_of(model).config, "max_position_embeddings", 0) or 2**20)
         self.version = 0
@@ -72,7 +74,7 @@ class Local:
     @classmethod
     def load(
         cls, path: Path | str | None = None, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
-        deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, device: str = "cpu",
+        deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, device: str = "",
         progress: Callable[[str], None] | None = None,
     ) -> Local:
         """The model of a folder in the format of transformers (or of a peft adapter), or the embedded one.
@@ -125,7 +127,8 @@ class Local:
         return PolicyInfo(
             self.name, "model", self.version, self._hash_weights(), self.chat.tokenizer_sha256,
             self.chat.template_sha256,
-            {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic},
+            {"dtype": self.dtype, "engine": self.engine, "deterministic": self.deterministic,
+             "device": str(self.device)},
             f"torch {torch.__version__}", tuple(sorted(self.chat.stop_ids)),
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyturn.forest.attention import tree_attention
+from polyturn.forest.attention import by_trees, tree_attention
 from polyturn.forest.layout import Layout, lay
 from tests.tiny import random_tree
 
@@ -48,6 +48,15 @@ def test_equal_to_each_path_alone_with_gradients(seed: int, window: int | None, 
         strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (None, 2.0), (3, 2.0)])
+def test_one_masked_call_a_tree_gives_the_same(window: int | None, softcap: float | None) -> None:
+    for seed in range(20):
+        (query, key, value), layout = made(seed)
+        whole = (query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
+        found = by_trees(whole, layout, window, scale=0.3, softcap=softcap)
+        torch.testing.assert_close(found, by_paths(query, key, value, layout, 0.3, window, softcap))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])

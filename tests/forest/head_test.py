@@ -50,7 +50,7 @@ def test_equal_to_the_formula_with_gradients(head: Head, entropy: bool) -> None:
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE", 7 * 512)
+    monkeypatch.setattr(module, "TILE", {"cpu": 7 * 512})
 
 
 def test_by_hand() -> None:

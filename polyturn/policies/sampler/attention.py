@@ -4,7 +4,7 @@ of the forward (``polyturn_rows``), never as a mode of the model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,19 @@ class Rows:
     runs: tuple[Run, ...]
     pieces: tuple[Piece, ...]
 
+    def to(self, device: torch.device) -> Rows:
+        """The same with its indices and masks on a device, so that no layer has to bring them there."""
+        if device.type == "cpu":
+            return self
+        runs = tuple(replace(run, place=_on(run.place, device), mask=_on(run.mask, device)) for run in self.runs)
+        pieces = tuple(replace(piece, mask=_on(piece.mask, device)) for piece in self.pieces)
+        return replace(self, slot_T=self.slot_T.to(device), position_T=self.position_T.to(device), runs=runs,
+                       pieces=pieces)
+
+
+def _on(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
 
 def attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -84,10 +97,10 @@ def _attend_piece(
     piece: Piece, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     end = piece.start + piece.count
-    mask = None if piece.mask is None else piece.mask.to(query.device)
     seen = scaled_dot_product_attention(
         query[:, :, piece.row : piece.row + piece.count], keys[piece.slot, None, :, :end],
-        values[piece.slot, None, :, :end], attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True,
+        values[piece.slot, None, :, :end], attn_mask=piece.mask, is_causal=piece.mask is None, scale=scaling,
+        enable_gqa=True,
     )
     return seen[0].transpose(0, 1)
 

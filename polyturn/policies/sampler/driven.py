@@ -15,8 +15,10 @@ from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.slots import Slots
 from polyturn.types import Sampling
 
-ROWS = 512
+ROWS = {"cpu": 512, "cuda": 4096}
 """New ids in one forward at most: long prompts are read in parts, between which others go on."""
+WIDTH = {"cpu": 64, "cuda": 256}
+"""Requests at work at most."""
 FIXED = 32
 """Rows of every forward in deterministic mode."""
 
@@ -38,8 +40,9 @@ class Driven:
         model.config._attn_implementation = NAME
         self.model = model
         self.deterministic = deterministic
-        self.rows = FIXED if deterministic else ROWS
-        self.width = FIXED if deterministic else 64
+        kind = model.device.type
+        self.rows = FIXED if deterministic else ROWS.get(kind, ROWS["cpu"])
+        self.width = FIXED if deterministic else WIDTH.get(kind, WIDTH["cpu"])
         self.slots = Slots(cache_bytes)
 
     def admit(self, request: Request) -> bool:
@@ -64,7 +67,7 @@ class Driven:
         device = self.model.device
         logits = self.model(
             input_ids=ids_T[None].to(device), position_ids=position_T[None].to(device), use_cache=False,
-            logits_to_keep=torch.tensor(self._padded(wanted)), polyturn_rows=rows,
+            logits_to_keep=torch.tensor(self._padded(wanted), device=device), polyturn_rows=rows.to(device),
         ).logits[0].float().cpu()
         for request, at, count, place in scored:
             assert request.score is not None
@@ -150,7 +153,8 @@ def check_driven(driven: Driven, plain: PreTrainedModel) -> None:
     """
     vocabulary = plain.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, vocabulary, 14).astype(np.int32)
-    expected = plain(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False).logits[0, -1].float()
+    fed = torch.from_numpy(ids.astype(np.int64))[None].to(plain.device)
+    expected = plain(input_ids=fed, use_cache=False).logits[0, -1].float().cpu()
     for end in (8, 13, 14):
         request = drawn_request(ids[:end], Sampling(), seed=0, limit=99, stop_ids=())
         if not driven.admit(request):

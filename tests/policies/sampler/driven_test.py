@@ -77,7 +77,7 @@ async def test_long_prompts_are_read_in_parts_while_others_go_on() -> None:
     model = tiny_model(max_position_embeddings=4096)
     policy = tiny_local(model)
     draws = np.random.default_rng(0)
-    path = draws.integers(0, 256, 3 * ROWS + 7).astype(np.int32)
+    path = draws.integers(0, 256, 3 * ROWS["cpu"] + 7).astype(np.int32)
     found = (await policy.logprobs([path]))[0]
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(path.astype(np.int64))[None], use_cache=False).logits[0]
