@@ -104,6 +104,7 @@ def quickest(run: Callable[[int], Any], settings: tuple[int, ...], report: Repor
     seconds = sweep(settings, run)
     for setting in settings:
         report.row("sweep", told.format(setting), seconds[setting], "s")
+        print(told.format(setting), f"{seconds[setting]:.3f} s", file=sys.stderr, flush=True)
     return min(settings, key=seconds.__getitem__)
 
 

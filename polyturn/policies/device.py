@@ -13,9 +13,11 @@ VARIABLE = "POLYTURN_DEVICE"
 KINDS = ("cpu", "cuda", "mps")
 
 
-def device_of(named: str = "") -> torch.device:
+def device_of(named: str = "", *, deterministic: bool = False) -> torch.device:
     """The device ``named``, else that of ``POLYTURN_DEVICE``, else ``cuda`` where there is one, else ``cpu``.
 
+    ``deterministic``: without a name it is the processor; on a GPU that was named torch is told, for the whole process,
+    to take only operations that give the same bits every time.
     Raises: BadInput for a name that is no device, or one that this machine lacks.
 
     >>> device_of("cpu")
@@ -23,7 +25,7 @@ def device_of(named: str = "") -> torch.device:
     """
     wanted = named or os.environ.get(VARIABLE, "")
     if not wanted:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and not deterministic else "cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError:
@@ -34,6 +36,9 @@ def device_of(named: str = "") -> torch.device:
     if (device.index or 0) >= there:
         raise BadInput(f"device is {wanted!r}, which this machine lacks: it has {there} of type {device.type}, torch "
                        f"{torch.__version__} (polyturn doctor lists what there is)")
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     return device
 
 

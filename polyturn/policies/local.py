@@ -51,7 +51,7 @@ class Local:
             raise BadInput(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         if deterministic and dtype != "float32":
             raise BadInput(f"deterministic sampling needs dtype 'float32'; got {dtype!r}")
-        self.device = device_of(device)
+        self.device = device_of(device, deterministic=deterministic)
         self.model, self.chat, self.name, self.dtype = model.to(self.device), chat, name, dtype
         self.deterministic = deterministic
         self.limit = int(getattr(base_of(model).config, "max_position_embeddings", 0) or 2**20)

@@ -24,6 +24,12 @@ def test_without_a_name_the_first_gpu_is_taken_where_there_is_one(monkeypatch: p
     assert device_of().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def test_a_deterministic_run_takes_the_processor_unless_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert device_of(deterministic=True).type == "cpu"
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 @pytest.mark.parametrize("named", ["cuda:99", "tpu", "meta", "cpu:x", "cuda:-1"])
 def test_a_device_that_is_not_there_is_refused(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "cpu")

@@ -47,7 +47,7 @@ async def test_greedy_replies_equal_generate() -> None:
     for sampled in await asyncio.gather(*(
         policy.sample(p, sampling=Sampling(temperature=0, max_tokens=40)) for p in prompts
     )):
-        prompt = torch.from_numpy(fed(sampled).astype(np.int64))[None]
+        prompt = torch.from_numpy(fed(sampled).astype(np.int64))[None].to(policy.device)
         expected = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=40
         )[0, prompt.shape[1] :].tolist()
@@ -244,7 +244,7 @@ async def test_smollm2_greedy_equals_generate_and_its_logprobs_a_plain_forward()
     for sampled in await asyncio.gather(*(
         policy.sample(p, sampling=Sampling(temperature=0, max_tokens=16)) for p in prompts
     )):
-        prompt = torch.from_numpy(fed(sampled).astype(np.int64))[None]
+        prompt = torch.from_numpy(fed(sampled).astype(np.int64))[None].to(policy.device)
         expected = policy.model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16
         )[0, prompt.shape[1] :].tolist()

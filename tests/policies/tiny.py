@@ -66,10 +66,10 @@ def tiny_folder(folder: Path, **changes: Any) -> Path:
 def plain_logprobs(model: Any, prompt: IntArray, ids: IntArray, temperature: float = 1.0) -> FloatArray:
     """log p of each of ``ids`` after ``prompt`` by one plain forward without cache."""
     model.eval()
-    path = torch.from_numpy(np.concatenate([prompt, ids]).astype(np.int64))
+    path = torch.from_numpy(np.concatenate([prompt, ids]).astype(np.int64)).to(model.device)
     logits = model(input_ids=path[None], use_cache=False).logits[0].float() / temperature
     rows = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
-    return rows.gather(1, path[len(prompt) :, None])[:, 0].double().numpy()
+    return rows.gather(1, path[len(prompt) :, None])[:, 0].double().cpu().numpy()
 
 
 def fed(completion: Completion) -> IntArray:
@@ -124,6 +124,6 @@ async def talks(
 def every_logit(model: Any, completion: Completion) -> torch.Tensor:
     """The logits that each id of a reply was drawn from, [ids, V]."""
     ids = said_ids(completion)
-    path = torch.from_numpy(np.concatenate([fed(completion), ids]).astype(np.int64))
+    path = torch.from_numpy(np.concatenate([fed(completion), ids]).astype(np.int64)).to(model.device)
     out: torch.Tensor = model(input_ids=path[None], use_cache=False).logits[0, -len(ids) - 1 : -1]
-    return out
+    return out.cpu()

@@ -80,7 +80,8 @@ async def test_long_prompts_are_read_in_parts_while_others_go_on() -> None:
     path = draws.integers(0, 256, 3 * ROWS["cpu"] + 7).astype(np.int32)
     found = (await policy.logprobs([path]))[0]
     with torch.no_grad():
-        logits = model(input_ids=torch.from_numpy(path.astype(np.int64))[None], use_cache=False).logits[0]
+        ids = torch.from_numpy(path.astype(np.int64))[None].to(model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0].cpu()
     expected = torch.log_softmax(logits, -1)[np.arange(len(path) - 1), path[1:]].numpy()
     assert np.abs(found[1:] - expected).max() < 2e-4
     assert policy.stats.steps == 4
