@@ -36,6 +36,10 @@ class PolicyFailed(PolyturnError, RuntimeError):
     """A policy could not answer: an endpoint that is down, a model that gave numbers that are not finite."""
 
 
+class VerifierFailed(PolyturnError, RuntimeError):
+    """A verifier could not score any episode it was shown; one that it could not score among others is lost alone."""
+
+
 class DeadlinePassed(PolyturnError, TimeoutError):
     """A wait took longer than it may; the message says who waited for whom."""
 

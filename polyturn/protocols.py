@@ -271,7 +271,11 @@ Scores: TypeAlias = Mapping[str, Mapping[Seat, Score]]
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Scores groups from their log and final state only (live checks belong into ``Env.final``)."""
+    """Scores groups from their log and final state only (live checks belong into ``Env.final``).
+
+    One that raises is asked again for fewer, down to single episodes; what it raises for then has no score and is an
+    error. Abstaining is ``Score(None)``.
+    """
 
     @property
     def name(self) -> str: ...
@@ -297,6 +301,10 @@ class Recorder(Protocol):
 
     def episode(self, episode: Episode) -> None: ...
     def scores(self, verifier: str, scores: Scores) -> None: ...
+    def unscored(self, verifier: str, failed: Mapping[str, tuple[str, str]]) -> None:
+        """Episodes that the verifier could not score: id -> (reason in a line, traceback). They end in an error."""
+        ...
+
     def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def metrics(self, iteration: int, values: Mapping[str, float], *, stage: str = "") -> None: ...
 

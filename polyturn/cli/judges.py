@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polyturn.cli.recipe import module_of
 from polyturn.cli.subject import MAIN
-from polyturn.errors import BadInput
+from polyturn.errors import BadInput, VerifierFailed
 
 if TYPE_CHECKING:
     from polyturn.evaluate.benchmark import Result
     from polyturn.evaluate.judging import Judge
     from polyturn.protocols import Match, Recorder
+    from polyturn.types import Episode
 
 Verdicts: TypeAlias = Mapping[str, Any]
-"""``pairs``, ``alpha``, and ``against``: judge -> what it is worth by the suite's verdicts; empty without judges."""
+"""``pairs``, ``alpha``, ``failed`` (judge -> on how many episodes and why) and ``against``: judge -> what it is worth
+by the suite's verdicts; empty without judges."""
 
 
 def judges_in(files: Sequence[str], matches: Sequence[Match], concurrency: int) -> list[Judge]:
@@ -48,7 +50,10 @@ def _verifiers(matches: Sequence[Match]) -> list[str]:
 async def judged(
     outcome: Result, judges: Sequence[Judge], matches: Sequence[Match], recorder: Recorder
 ) -> tuple[Result, Verdicts]:
-    """The result with the judges' verdicts on its episodes, whose rows do not change, and how all agree."""
+    """The result with the judges' verdicts on its episodes, whose rows do not change, and how all agree.
+
+    Raises: VerifierFailed for a judge that failed on every episode.
+    """
     from dataclasses import replace
 
     from polyturn.evaluate.recorded import judges_of
@@ -56,11 +61,13 @@ async def judged(
 
     groups: Sequence[Any] = outcome.groups
     for judge in judges:
-        groups = await score_with(judge, groups, recorder)
+        groups = await score_with(judge, groups, recorder, timeout_s=judge.deadline_s(groups))
     if not judges:
         return outcome, {}
     episodes = [episode for group in groups for episode in group]
-    found: dict[str, Any] = {**judges_of(episodes, MAIN, None, None), "against": {}}
+    failed = {judge.name: _failed(judge.name, [e for e in episodes if judge.name in e.scores]) for judge in judges}
+    found: dict[str, Any] = {**judges_of(episodes, MAIN, None, None), "against": {},
+                             "failed": {name: told for name, told in failed.items() if told}}
     own = _verifiers(matches)
     for judge in judges if len(own) == 1 else ():
         try:
@@ -70,6 +77,19 @@ async def judged(
     return replace(outcome, groups=tuple(groups)), found
 
 
+def _failed(judge: str, episodes: Sequence[Episode]) -> str:
+    """How many episodes a judge failed on, and the first with its reason; empty for none."""
+    from polyturn.evaluate.judging import failures
+
+    found = failures(judge, episodes)
+    if not found:
+        return ""
+    first = f"episode {found[0].target['episode']}: {found[0].reason}"
+    if len(found) == len(episodes):
+        raise VerifierFailed(f"judge {judge} failed on each of {len(episodes)} episodes; {first}")
+    return f"failed on {len(found)} of {len(episodes)} episodes, which count as abstained; {first}"
+
+
 def judge_lines(subject: str, verdicts: Verdicts) -> Iterator[str]:
     """The table of agreement, and a line for each judge."""
     from polyturn.cli.compare import judges_text
@@ -77,6 +97,8 @@ def judge_lines(subject: str, verdicts: Verdicts) -> Iterator[str]:
     if not verdicts:
         return
     yield judges_text(subject, verdicts)
+    for name, told in verdicts["failed"].items():
+        yield f"{name} {told}"
     for name, one in verdicts["against"].items():
         if "unknown" in one:
             yield f"{name}: {one['unknown']}"

@@ -27,6 +27,7 @@ from polyturn.errors import (
     PolyturnError,
     Stopped,
     UnknownName,
+    VerifierFailed,
 )
 
 USER_MODULE = "polyturn_user_"
@@ -156,7 +157,7 @@ def exit_code(error: PolyturnError) -> int:
         return INTERRUPTED
     if isinstance(error, BadInput | UnknownName | MissingPackage):
         return BAD_INPUT
-    if isinstance(error, EnvironmentFailed | PolicyFailed | DeadlinePassed):
+    if isinstance(error, EnvironmentFailed | PolicyFailed | VerifierFailed | DeadlinePassed):
         return PART_FAILED
     return RUN_FAILED
 

@@ -71,6 +71,11 @@ class Watcher:
                 value = "abstained" if score.value is None else f"{score.value:.3f}"
                 self.show(f"-- {name}: {verifier} of {seat} {value}")
 
+    def unscored(self, verifier: str, failed: Mapping[str, tuple[str, str]]) -> None:
+        """Prints what could not be scored."""
+        for name, (reason, _) in failed.items():
+            self.show(f"-- {name}: {reason}")
+
     def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Nothing: watching trains nothing."""
 

@@ -84,14 +84,15 @@ async def evaluate_once(
 
 
 def played(folder: Path, label: str = EVALUATE) -> dict[tuple[str, int], Episode]:
-    """Group and trial -> the episode that a run has played already; those that broke are left out."""
-    found = [episode for episode in _probes(folder) if _label(episode) == label and not broke(episode)]
+    """Group and trial -> the episode that a run has played already, to be scored again; those that broke while they
+    were played are left out."""
+    found = [e for e in _probes(folder, as_played=True) if _label(e) == label and not broke(e)]
     return {(episode.group, episode.trial): replace(episode, scores={}) for episode in found}
 
 
-def _probes(folder: Path) -> Iterator[Episode]:
+def _probes(folder: Path, *, as_played: bool = False) -> Iterator[Episode]:
     decode = shape_of(Episode).decode
-    for _, plain in read_plain(folder):
+    for _, plain in read_plain(folder, as_played=as_played):
         if not plain["train"] and not plain["parent"]:
             episode: Episode = decode(plain)
             yield episode

@@ -31,13 +31,17 @@ from polyturn.record.credit import Waiver, credit_rows
 from polyturn.record.read import read_metrics
 from polyturn.rollout.borrowed import borrowed
 from polyturn.rollout.pool import Pool, play, without_errors
-from polyturn.rollout.score import score_matches, score_with
+from polyturn.rollout.score import names_unscored, score_matches, score_with, unscored
 from polyturn.told import listen
 from polyturn.types import Episode, FloatArray, Group, all_turns
 
 Metrics = dict[str, float]
 PROBE_EVERY = 10
 """Iterations between probes of the verifiers."""
+NOTHING: Metrics = {"learner/tokens": 0.0, "learner/steps": 0.0}
+"""Of an update of whose groups the filters left none: it is counted, changes nothing and has no loss."""
+NOTHING_MOST = 10
+"""As many updates in a row as this without anything to learn end a run."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,13 @@ class Stage:
     verifiers: tuple[Verifier, ...] = ()
     """What else scores each iteration's groups, after their suites and before the update: a training reward, or beliefs
     read with the weights that played. Each is a reward channel of its own name."""
+    score_timeout_s: float | None = None
+    """Deadline of each of these for an iteration's groups; None = the longest of the suites that were played."""
+
+    def deadline_of(self, matches: Sequence[Match]) -> float:
+        """Of each of the stage's own verifiers, for the groups of these matches."""
+        given = self.score_timeout_s
+        return given if given is not None else max(match.suite.spec.score_timeout_s for match in matches)
 
     def rule_at(self, iteration: int) -> Rule:
         """The rule of an iteration."""
@@ -188,7 +199,9 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     )
     groups = await score_matches(matches, groups, run.recorder)
     for verifier in stage.verifiers:
-        groups = await score_with(verifier, groups, run.recorder)
+        groups = await score_with(verifier, groups, run.recorder, timeout_s=stage.deadline_of(matches))
+    if lost := names_unscored(groups):
+        run.progress.note(f"stage {stage.name}, iteration {i}: {lost}")
     stage.curriculum.observe(groups)
     played = time.monotonic()
     probed = {} if i % PROBE_EVERY else await _borrowed(run, stage, matches, groups)
@@ -197,9 +210,29 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
         kept = keep(kept)
     if stage.lr is not None:
         stage.learner.lr = stage.lr(i)
-    metrics = learn(run, stage, i, kept)
+    metrics = learn(run, stage, i, kept) if kept else learned_nothing(run, stage, i, groups)
     stage.learner.publish(stage.model)
     return {**played_metrics(groups, played - started), **probed, **metrics, "loop/seconds": time.monotonic() - started}
+
+
+def learned_nothing(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
+    """:data:`NOTHING`, for an update of which the filters left no group: it is said, counted, and changes no weight.
+
+    Raises: NotTrainable where the :data:`NOTHING_MOST` iterations up to this one were all like it.
+    """
+    episodes = [episode for group in groups for episode in group]
+    broken = sum(episode.stop.kind == "error" for episode in episodes)
+    filters = ", ".join(getattr(keep, "__name__", type(keep).__name__) for keep in stage.rule_at(i).filters)
+    why = (f"stage {stage.name}, iteration {i}: of {len(episodes)} episodes in {len(groups)} groups, {broken} of them "
+           f"broken, the filters ({filters}) left none, so there is nothing to learn")
+    rows = [row for row in read_metrics(run.folder) if row["stage"] == stage.name and row["iteration"] < i]
+    before = rows[len(rows) - NOTHING_MOST + 1 :]
+    if len(before) == NOTHING_MOST - 1 and all("learner/loss" not in row["values"] for row in before):
+        raise NotTrainable(f"{why}; it was so in each of the last {NOTHING_MOST} iterations. Let it play tasks that it "
+                           "sometimes solves, with more rollouts, or teach it first; polyturn show and polyturn view "
+                           "show what was played")
+    run.progress.note(f"{why}; the weights stay as they are")
+    return dict(NOTHING)
 
 
 async def _borrowed(run: Run, stage: Stage, matches: Sequence[Match], groups: Sequence[Group]) -> Metrics:
@@ -278,7 +311,8 @@ def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
 
 
 def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
-    """Score by family, illegal replies, errors, episodes that a horizon cut, turns and tokens of played groups."""
+    """Score by family, illegal replies, errors, episodes that could not be scored (they are no errors of the play),
+    episodes that a horizon cut, turns and tokens of played groups."""
     episodes: list[Episode] = [episode for group in groups for episode in group]
     metrics: Metrics = {"rollout/seconds": seconds, "rollout/episodes": float(len(episodes))}
     for family in sorted({episode.task.family for episode in episodes}):
@@ -293,7 +327,8 @@ def played_metrics(groups: Sequence[Group], seconds: float) -> Metrics:
     tokens = sum(turn.usage.completion_tokens for turn in turns)
     illegal = sum(event.kind == "invalid" for episode in episodes for event in episode.events)
     return metrics | {
-        "rollout/errors": float(sum(episode.stop.kind == "error" for episode in episodes)),
+        "rollout/errors": float(sum(e.stop.kind == "error" and not unscored(e) for e in episodes)),
+        "rollout/unscored": float(sum(map(unscored, episodes))),
         "rollout/truncated": float(sum(episode.stop.kind == "truncated" for episode in episodes)),
         "rollout/turns": float(len(turns)), "rollout/tokens": float(tokens),
         "rollout/tokens_per_s": tokens / max(seconds, 1e-9), "rollout/illegal": illegal / max(len(turns), 1),

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from polyturn.errors import BadInput
-from polyturn.record.read import rows_at
+from polyturn.record.read import rows_at, with_scores
 from polyturn.record.table import Line, Place, is_whole, lines_from
 
 BATCH = 2000
@@ -136,12 +136,22 @@ class Reader:
     def _score(self, key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]] | None = None) -> None:
         """The score of a play over the seats that learn, of the verifier ``score`` or else the first; ``rows`` are its
         rows of scores, read from the table where they are not given."""
-        row = self.db.execute("select learners from episodes where attempt = ? and play = ?", key).fetchone()
+        row = self.db.execute("select learners, stop from episodes where attempt = ? and play = ?", key).fetchone()
         if row is not None:
             known = rows_at(self.path, places_of(self.db, "scores", key)) if rows is None else rows
-            told = _whole_score({r["verifier"]: r["scores"] for r in known}, orjson.loads(row["learners"]))
+            told = _whole_score(with_scores({"scores": {}}, known)["scores"], orjson.loads(row["learners"]))
             self.db.execute("update episodes set score = ?, success = ?, by_seat = ? where attempt = ? and play = ?",
                             (*told, *key))
+            if row["stop"] == "error" or any("reason" in r for r in known):
+                self._ended(key, known)
+
+    def _ended(self, key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+        """How a play ended, when its verifiers are done with it."""
+        place = self.db.execute("select offset, size from episodes where attempt = ? and play = ?", key).fetchone()
+        (own,) = rows_at(self.path.with_name("episodes.jsonl"), [tuple(place)])
+        plain = with_scores(own["episode"], rows)
+        self.db.execute("update episodes set stop = ?, reason = ?, error = ? where attempt = ? and play = ?",
+                        (plain["stop"]["kind"], plain["stop"]["reason"], plain["error"], *key))
 
     def _trained(self, key: tuple[Any, ...]) -> None:
         count = self.db.execute("select count(*) from credit where attempt = ? and play = ?", key).fetchone()[0]

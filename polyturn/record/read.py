@@ -47,9 +47,10 @@ def read_plays(
 
 def read_plain(
     folder: Path | str, *, include_open: bool = False, skip_corrupt: bool = False,
-    since: Mapping[str, Place] = EMPTY, upto: Mapping[str, Place] = EMPTY, void: bool = False,
+    since: Mapping[str, Place] = EMPTY, upto: Mapping[str, Place] = EMPTY, void: bool = False, as_played: bool = False,
 ) -> Iterator[tuple[_Key, dict[str, Any]]]:
     """As :func:`read_plays`, each episode as the plain JSON object that :mod:`polyturn.record.shape` makes of it.
+    ``as_played``: as it stood when its play ended, without what verifiers gave, or failed to give, later.
 
     ``since`` and ``upto``: table -> the place behind which, and before which, its rows are read (``upto``: of episodes
     and scores). Raises: Rewound if rows before ``since`` were made void later on.
@@ -61,9 +62,9 @@ def read_plain(
     held = ended.stat().st_size if ended.exists() else 0
     also: Literal["", "too"] = "too" if void else ""  # such an episode may have turns that count, from before the mark
     lines = _by_play(path, skip_corrupt=skip_corrupt, since=since.get("turns", START), void=also)
-    given = read_lines(_table(folder, "scores"), skip_corrupt=skip_corrupt, since=since.get("scores", START),
+    rows = read_lines(_table(folder, "scores"), skip_corrupt=skip_corrupt, since=since.get("scores", START),
                        upto=upto["scores"].offset if "scores" in upto else None, void=also)
-    scores = _scores(given)
+    scores = _scores(rows)
     last = min(held, upto["episodes"].offset) if upto else held
     with path.open("rb") as turns:
         for line in read_lines(ended, skip_corrupt=skip_corrupt, upto=last, since=since.get("episodes", START),
@@ -71,9 +72,8 @@ def read_plain(
             row = line.row()
             key = (row["attempt"], row["play"])
             plain = _closed(row, _Written(turns, lines.pop(key, [])), f"{folder}/episodes.jsonl, line {line.number}")
-            for verifier, values in [*scores.pop(key, []), *scores.pop(plain["id"], [])]:
-                plain["scores"][verifier] = values
-            yield key, plain
+            given = [*scores.pop(key, []), *scores.pop(plain["id"], [])]
+            yield key, plain if as_played else with_scores(plain, given)
         if include_open:
             for key, found in lines.items():
                 yield key, _unfinished(_Written(turns, found))
@@ -100,9 +100,22 @@ def read_at(folder: Path | str, place: Lines) -> dict[str, Any]:
         return _unfinished(before)
     row = _row_at(folder / "episodes.jsonl", place.episode)
     plain = _closed(row, before, f"{folder}/episodes.jsonl, byte {place.episode[0]}")
-    for where in place.scores:
-        given = _row_at(folder / "scores.jsonl", where)
-        plain["scores"][given["verifier"]] = given["scores"]
+    return with_scores(plain, [_row_at(folder / "scores.jsonl", where) for where in place.scores])
+
+
+def with_scores(plain: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The plain episode with its rows of ``scores``, of which the last of each verifier counts: its scores, or that it
+    could not score the episode, which then ends in an error."""
+    failed: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if "reason" in row:
+            failed[row["verifier"]] = row
+        else:
+            failed.pop(row["verifier"], None)
+            plain["scores"][row["verifier"]] = row["scores"]
+    for row in failed.values():
+        plain["scores"].pop(row["verifier"], None)
+        plain["stop"], plain["error"] = {"kind": "error", "reason": row["reason"], "seat": None}, row["error"]
     return plain
 
 
@@ -134,7 +147,8 @@ def read_scores(folder: Path | str, *, skip_corrupt: bool = False) -> Iterator[t
     """Verifier, episode id, seat -> score, in the order recorded."""
     for line in read_lines(_table(folder, "scores"), skip_corrupt=skip_corrupt):
         row = line.row()
-        yield row["verifier"], row["episode"], _BY_SEAT.decode(row["scores"])
+        if "reason" not in row:
+            yield row["verifier"], row["episode"], _BY_SEAT.decode(row["scores"])
 
 
 CREDIT_ARRAYS = ("advantage", "weight", "old", "behavior", "reference", "entropy", "present", "push")
@@ -234,13 +248,13 @@ def _by_play(
     return found
 
 
-def _scores(lines: Iterator[Line]) -> dict[_Key | str, list[tuple[str, Any]]]:
-    """Play (episode id where the play is not known) -> the verifiers and scores given, in order."""
-    found: dict[_Key | str, list[tuple[str, Any]]] = {}
+def _scores(lines: Iterator[Line]) -> dict[_Key | str, list[dict[str, Any]]]:
+    """Play (episode id where the play is not known) -> its rows, in order."""
+    found: dict[_Key | str, list[dict[str, Any]]] = {}
     for line in lines:
         row = line.row()
         key = row["episode"] if row["play"] is None else (row["attempt"], row["play"])
-        found.setdefault(key, []).append((row["verifier"], row["scores"]))
+        found.setdefault(key, []).append(row)
     return found
 
 

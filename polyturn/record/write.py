@@ -147,6 +147,15 @@ class RunRecorder:
                 "verifier": verifier, "scores": written(_BY_SEAT, by_seat, f"{verifier}, episode {episode_id}"),
             } for episode_id, by_seat in scores.items()))
 
+    def unscored(self, verifier: str, failed: Mapping[str, tuple[str, str]]) -> None:
+        """Writes which episodes one verifier could not score, one row an episode: from here on they end in an error,
+        until a later row of the same verifier scores them. ``failed`` = id -> (reason, traceback)."""
+        with self._writing:
+            self._append("scores", *({
+                "attempt": self.attempt, "play": self._plays.get(episode_id), "episode": episode_id,
+                "verifier": verifier, "scores": {}, "reason": reason, "error": trace,
+            } for episode_id, (reason, trace) in failed.items()))
+
     def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the credit of one update, one row a span (:func:`polyturn.record.credit.credit_rows`)."""
         with self._writing:

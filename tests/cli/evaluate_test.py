@@ -85,6 +85,49 @@ def test_an_evaluation_is_recorded_and_goes_on_where_it_broke_off(capsys: pytest
     assert len(list(read_episodes("cut"))) == 12
 
 
+SUITE = '''
+from pathlib import Path
+
+from polyturn.envs.textarena import guess_the_number
+from polyturn.types import Score
+
+
+class Rule:
+    name = "score"
+
+    async def __call__(self, groups):
+        if any(e.task.id.endswith(Path("of.txt").read_text()) for group in groups for e in group):
+            raise KeyError("secret")
+        return {e.id: {"agent": Score(0.5)} for group in groups for e in group}
+
+
+def suite():
+    found = guess_the_number()
+    found.verifier = Rule()
+    return found
+'''
+
+
+def test_what_could_not_be_scored_is_scored_later_and_not_played_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, of = tmp_path / "mine.py", tmp_path / "of.txt"
+    file.write_text(SUITE)
+    of.write_text("/1")
+    first = outcome([str(file), "--policy", "random", "--tasks", "3", "-n", "2", "--folder", "run"], capsys)
+    assert (first["mixture"]["errors"], first["mixture"]["n_trials"]) == (2, 4)  # type: ignore[index]
+    assert first["mixture"]["failures"] == {"verifier score": 2}  # type: ignore[index]
+    of.write_text("none")
+    assert main(["eval", "--resume", "run", "--json"]) == 0
+    said = capsys.readouterr()
+    mended = json.loads(said.out.splitlines()[-1])
+    assert (mended["mixture"]["errors"], mended["mixture"]["n_trials"]) == (0, 6)
+    assert len(list(read_episodes("run"))) == 6 and {e.stop.kind for e in read_episodes("run")} != {"error"}
+    of.write_text("")
+    assert main(["eval", str(file), "--policy", "random", "--tasks", "3"]) == 3
+    assert "error: none of 3 episodes could be scored; of evaluate.0.0, task" in capsys.readouterr().err
+
+
 def test_another_split_and_what_the_suite_reports(capsys: pytest.CaptureFixture[str]) -> None:
     found = outcome(["tau_airline", "--policy", "null", "--split", "base"], capsys)
     assert found["environments"]["tau_airline"]["n_tasks"] == 50  # type: ignore[index]

@@ -60,15 +60,33 @@ def test_a_table_for_a_reader_and_a_judge_that_cannot_be_measured(capsys: pytest
 
 @pytest.mark.parametrize(("text", "said"), [
     ("x = 1\n", "has no function judge(episode)"),
-    ("def judge(episode):\n    return 'good'\n", "said 'good'"), ("def judge(episode):\n    return 2\n", "said 2 of"),
+    ("def judge(episode):\n    return 'good'\n",
+     "judge bad failed on each of 2 episodes; episode evaluate.0.0: said 'good'"),
+    ("def judge(episode):\n    return 2\n", "said 2; expected 0..1"),
     ("def judge(episode):\n    raise KeyError('x')\n", "raised KeyError"),
 ])
-def test_what_is_no_verdict_is_refused(
+def test_what_never_gives_a_verdict_is_refused(
     text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.py").write_text(text)
-    assert main(["eval", "guess_the_number", "--policy", "null", "--tasks", "2", "--judge", "bad.py"]) in (2, 4)
+    assert main(["eval", "guess_the_number", "--policy", "null", "--tasks", "2", "--judge", "bad.py"]) in (2, 3)
     assert said in capsys.readouterr().err
+
+
+def test_a_judge_that_fails_on_some_is_said_and_moves_no_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shy.py").write_text(
+        "def judge(episode):\n    return 1 / 0 if episode.trial else episode.scores['score']['agent'].value\n")
+    arguments = ["eval", "tic_tac_toe", "--policy", "random", "--tasks", "4", "-n", "2", "--judge", "shy.py"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert ("shy failed on 4 of 8 episodes, which count as abstained; episode evaluate.0.1: raised ZeroDivisionError: "
+            "division by zero") in said
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["mixture"]["errors"] == 0 and found["mixture"]["n_trials"] == 8
+    assert found["judges"]["pairs"]["score / shy"]["abstained"] == [0, 4]
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

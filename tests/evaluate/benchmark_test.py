@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polyturn.agents.chat import ChatAgent
-from polyturn.errors import BadInput, NotFinite
+from polyturn.errors import BadInput, VerifierFailed
 from polyturn.evaluate import benchmark
 from polyturn.evaluate.benchmark import seats_of
 from polyturn.evaluate.tables import as_text, cells
@@ -255,6 +255,8 @@ class Won:
     def value(self, episode: Episode) -> float | None:
         if self.fault == "nan":
             return float("nan")
+        if self.fault == "key" and episode.id.endswith(".1.0"):
+            raise KeyError("won")
         assert episode.final is not None
         return None if episode.task.payload["secret"] == 3 else float(episode.final["won"])
 
@@ -320,6 +322,19 @@ async def test_evaluate_counts_crashes_apart() -> None:
     assert (row.mean, row.n_trials, row.errors, row.abstained) == (1.0, 2, 4, 0)
 
 
+async def test_what_cannot_be_scored_is_an_error_of_its_own_in_no_mean_and_reads_the_same(tmp_path: Path) -> None:
+    recorder = RunRecorder(tmp_path)
+    live = await benchmark.evaluate(matches(Guesses(Won(fault="key"))), {"main": Replies(["2", "1", "3"])},
+                                    policy="main", recorder=recorder)
+    recorder.close()
+    row = live.environments["guess"]
+    assert (row.mean, row.n_trials, row.errors, row.abstained) == (1.0, 3, 1, 2)
+    assert row.failures == {"verifier won": 1} and row.stops["error"] == 1
+    rebuilt = benchmark.result(benchmark.as_groups(list(read_episodes(tmp_path))), seats_of("main"))
+    assert as_text(cells({"x": rebuilt})) == as_text(cells({"x": live}))
+    assert rebuilt.environments["guess"].failures == row.failures
+
+
 async def test_evaluate_of_two_suites_can_be_rebuilt_from_the_run_folder(tmp_path: Path) -> None:
     recorder = RunRecorder(tmp_path)
     suites = [Guesses(Won()), Guesses(Won("other"), family="again")]
@@ -347,7 +362,7 @@ async def test_evaluate_refuses_nothing_to_play() -> None:
     [
         (None, BadInput, "has no verifier"),
         (Won(fault="drop"), BadInput, "left out the episodes"),
-        (Won(fault="nan"), NotFinite, "scored nan for seat 'agent'"),
+        (Won(fault="nan"), VerifierFailed, "scored nan for seat 'agent'"),
     ],
 )
 async def test_faulty_verifiers_are_named(verifier: Won | None, error: type[Exception], words: str) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from polyturn.advantages.group import group_standardised
 from polyturn.agents.chat import ChatAgent
 from polyturn.audit.report import audit_run
-from polyturn.errors import BadInput, DeadlinePassed, NotFinite
+from polyturn.errors import BadInput, DeadlinePassed, NotFinite, VerifierFailed
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.decoupled.schedule import Schedule, fresh, lags, oldest_version
 from polyturn.learn.decoupled.train import train_decoupled
@@ -33,10 +33,11 @@ from polyturn.losses.weighting import token_mean
 from polyturn.policies.local import Local
 from polyturn.programs import ProgramSuite, Table, as_env
 from polyturn.progress import make_progress
-from polyturn.protocols import Player, Spec
+from polyturn.protocols import Player, Spec, Verifier
 from polyturn.record.read import read_credit, read_episodes, read_metrics
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import Pool, without_errors
+from polyturn.rollout.score import unscored
 from polyturn.types import Group, Sampling, Score, Task
 from tests.policies.tiny import tiny_local, tiny_model
 
@@ -67,10 +68,12 @@ def suite(sleep_s: float = 0.0) -> ProgramSuite:
     return ProgramSuite(Spec("vowels"), as_env(vowels), {"train": tasks}, verifier=ByShare())  # type: ignore[arg-type]
 
 
-def stage(model: Local, *, iterations: int, rule: Rule = RULE, sleep_s: float = 0.0, lr: float = 3e-3) -> Stage:
+def stage(model: Local, *, iterations: int, rule: Rule = RULE, sleep_s: float = 0.0, lr: float = 3e-3,
+          verifiers: tuple[Verifier, ...] = (), retries: int = 0) -> Stage:
     cast = lambda task: {"agent": Player(lambda: ChatAgent(sampling=Sampling(max_tokens=6)), "main")}  # noqa: E731
     mixture = Mixture([Share(suite(sleep_s), cast, frozenset({"agent"}), 2, 3)], seed=3)
-    return Stage("play", mixture, {"main": model}, model, Learner(model.model, lr=lr), rule, iterations, pool=Pool())
+    return Stage("play", mixture, {"main": model}, model, Learner(model.model, lr=lr), rule, iterations,
+                 pool=Pool(retries=retries), verifiers=verifiers)
 
 
 def a_run(folder: Path, *, resume: bool = False) -> Run:
@@ -159,6 +162,18 @@ async def test_by_ticket_a_resumed_run_equals_the_one_left_alone_to_the_bit(tmp_
     assert audit_run(tmp_path / "broken").faults == []
 
 
+async def test_a_resumed_run_does_not_play_again_what_could_not_be_scored(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"verifiers": (Falls("play.t5.2"),), "retries": 1}
+    whole = await done(tmp_path / "whole", TICKET, iterations=6, **more)
+    for name, schedule in (("ticket", TICKET), ("free", FREE)):
+        broken = await cut_and_gone_on_with(tmp_path / name, schedule, at=3, **more)
+        assert schedule is FREE or same(whole, broken)
+        ended = [e.id for e in read_episodes(tmp_path / name) if e.group == "play.t5"]
+        assert sorted(ended) == ["play.t5.0", "play.t5.1", "play.t5.2"]
+        assert [e.id for e in read_episodes(tmp_path / name) if unscored(e)] == ["play.t5.2"]
+        assert audit_run(tmp_path / name).faults == []
+
+
 # ---------------------------------------------------------------- free
 
 
@@ -203,6 +218,29 @@ async def test_free_groups_without_signal_are_settled_and_never_counted(tmp_path
     last = [row["values"] for row in read_metrics(tmp_path / "run")][-1]
     assert last["decoupled/dead"] >= 5
     assert {int(row["episode"].split(".")[1][1:]) % 2 for row in read_credit(tmp_path / "run")} == {1}
+
+
+@dataclass
+class Falls:
+    """A verifier beside the suite's that raises for some episodes."""
+
+    of: str
+    name: str = "again"
+
+    async def __call__(self, groups: Any) -> Any:
+        if any(self.of in e.id for group in groups for e in group):
+            raise ValueError("no such key")
+        return {e.id: {"agent": Score(0.0)} for group in groups for e in group}
+
+
+async def test_what_cannot_be_scored_is_lost_alone_and_where_nothing_can_the_run_ends(tmp_path: Path) -> None:
+    for name, schedule in (("free", FREE), ("ticket", TICKET)):
+        await done(tmp_path / name, schedule, iterations=3, verifiers=(Falls("play.t1.2"),))
+        lost = [e.id for e in read_episodes(tmp_path / name) if e.stop.kind == "error"]
+        assert lost == ["play.t1.2"] and "play.t1.2" not in {one for one, _ in trained(tmp_path / name)}
+        assert list(audit_run(tmp_path / name).faults) == []
+        with pytest.raises(VerifierFailed, match=r"none of \d+ episodes could be scored; of play.t\d.0, task t\d: ver"):
+            await done(tmp_path / f"{name}_no", schedule, iterations=3, verifiers=(Falls(""),))
 
 
 async def test_the_learner_says_for_what_it_waits_and_gives_up_at_its_deadline(tmp_path: Path) -> None:

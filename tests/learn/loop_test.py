@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from polyturn.advantages.group import RoleBaseline, group_standardised
 from polyturn.agents.chat import AnswerAgent, ChatAgent
 from polyturn.arrays import Tokens, Tree, Turns
 from polyturn.audit.report import audit_run
-from polyturn.errors import NotTrainable
+from polyturn.errors import NotTrainable, VerifierFailed
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train, zero_groups
@@ -28,8 +28,9 @@ from polyturn.progress import make_progress
 from polyturn.protocols import Player, Spec
 from polyturn.record.read import read_credit, read_episodes, read_metrics
 from polyturn.record.write import open_run
-from polyturn.rollout.pool import Pool
-from polyturn.types import FloatArray, Sampling, Score, Task, assistant
+from polyturn.rollout.pool import Pool, without_errors
+from polyturn.types import FloatArray, Group, Sampling, Score, Task, assistant
+from polyturn.waits import waits
 from tests.policies.tiny import tiny_local, tiny_model
 from tests.tiny import tokens_of
 
@@ -227,6 +228,88 @@ async def test_a_stages_own_verifier_is_a_channel_and_is_recorded(tmp_path: Path
     assert seen == [("score", "twice")]
     assert all(e.scores["twice"]["agent"].value == 2 * (e.scores["score"]["agent"].value or 0.0)
                for e in read_episodes(run.folder))
+    model.close()
+
+
+@dataclass
+class Falls:
+    """Scores as :class:`ByShare`, and raises for what it is told to; keeps the deadline it was given."""
+
+    of: str
+    name: str = "score"
+    seen: list[float | None] = field(default_factory=list)
+
+    async def __call__(self, groups: Any) -> Any:
+        self.seen += [wait.deadline_s for wait in waits() if wait.whom == f"verifier {self.name}"]
+        if any(e.id.endswith(self.of) for group in groups for e in group):
+            raise ValueError("no such key")
+        return await ByShare()(groups)
+
+
+async def test_what_cannot_be_scored_is_not_learned_from_and_is_counted_and_named(tmp_path: Path) -> None:
+    model, said = tiny_local(), StringIO()
+    run = Run(tmp_path / "run", open_run(tmp_path / "run", recipe="test"), make_progress(said))
+    order = replace(stage(model, iterations=2), verifiers=(Falls(".0.1.2", "again"),))
+    await train(run, order)
+    run.recorder.close()
+    rows = numbers(run)
+    assert [(row["rollout/unscored"], row["rollout/errors"]) for row in rows] == [(1.0, 0.0), (0.0, 0.0)]
+    words = " ".join(said.getvalue().split())
+    assert "stage play, iteration 0: 1 of 8 episodes could not be scored, and nothing is learned from them" in words
+    assert "play.0.1.2, task t" in words and "verifier again: ValueError: no such key" in words
+    learned = {row["episode"] for row in read_credit(run.folder)}
+    assert "play.0.1.2" not in learned and len(learned) == 15
+    assert [e.id for e in read_episodes(run.folder) if e.stop.kind == "error"] == ["play.0.1.2"]
+    assert list(audit_run(run.folder).faults) == []
+    model.close()
+
+
+async def test_a_stages_own_verifiers_have_the_deadline_that_the_user_sets(tmp_path: Path) -> None:
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    of_suite, own = Falls("none", "one"), Falls("none", "two")
+    order = stage(model, iterations=1)
+    share = order.curriculum.shares[0]  # type: ignore[attr-defined]
+    hasty = replace(share.suite, spec=replace(share.suite.spec, score_timeout_s=7.0))
+    mixture = Mixture([replace(share, suite=hasty)], seed=3)
+    await train(run, replace(order, curriculum=mixture, verifiers=(of_suite,), name="a"))
+    await train(run, replace(order, curriculum=mixture, verifiers=(own,), name="b", score_timeout_s=9.0))
+    run.recorder.close()
+    assert set(of_suite.seen) == {7.0} and set(own.seen) == {9.0}
+    model.close()
+
+
+async def test_a_verifier_that_scores_nothing_ends_the_run(tmp_path: Path) -> None:
+    model, run = tiny_local(), a_run(tmp_path / "run")
+    with pytest.raises(VerifierFailed, match=r"none of 8 episodes could be scored; of play.0.0.0, task t\d: ver"):
+        await train(run, replace(stage(model, iterations=2), verifiers=(Falls("", "again"),)))
+    run.recorder.close()
+    assert [e.stop.kind for e in read_episodes(run.folder)] == ["error"] * 8
+    model.close()
+
+
+async def test_an_iteration_without_anything_to_learn_changes_nothing_and_ten_in_a_row_end_the_run(
+    tmp_path: Path
+) -> None:
+    model, said = tiny_local(), StringIO()
+    run = Run(tmp_path / "run", open_run(tmp_path / "run", recipe="test"), make_progress(said))
+
+    def only(i: int) -> Rule:
+        def second(groups: Sequence[Group]) -> Sequence[Group]:
+            return groups if i == 1 else []
+
+        return Rule(group_standardised, token_mean, policy_gradient, (without_errors, second))
+
+    before, order = weights(model), stage(model, iterations=20)
+    await train(run, replace(order, rule=only, iterations=1))
+    assert all(torch.equal(tensor, weights(model)[name]) for name, tensor in before.items())
+    assert numbers(run)[0]["learner/steps"] == 0 and "score/vowels" in numbers(run)[0]
+    assert ("iteration 0: of 8 episodes in 2 groups, 0 of them broken, the filters (without_errors, second) left none, "
+            "so there is nothing to learn; the weights stay as they are") in said.getvalue()
+    with pytest.raises(NotTrainable, match=r"iteration 11: .* it was so in each of the last 10 iterations"):
+        await train(run, replace(order, rule=only, name="long"))
+    run.recorder.close()
+    assert {row["iteration"] for row in read_credit(run.folder)} == {1}
+    assert list(audit_run(run.folder).faults) == []
     model.close()
 
 

@@ -38,6 +38,8 @@ def agrees(folder: Path) -> Index:
         values = [s["value"] for seat, s in given.items() if seat in found["train"] and s["value"] is not None]
         assert row["score"] == (sum(values) / len(values) if values else None)
         assert row["tokens"] == sum(t["usage"]["completion_tokens"] for x in found["trajectories"] for t in x["turns"])
+        assert (row["stop"], row["reason"], row["error"]) == (
+            found["stop"]["kind"], found["stop"]["reason"], found["error"])
         assert bool(row["trained"]) == bool(index.credit((row["attempt"], row["play"])))  # type: ignore[arg-type]
     return index
 
@@ -88,6 +90,21 @@ def test_a_rewound_score_counts_no_more(tmp_path: Path) -> None:
     recorder.rewind("learn:1")
     recorder.close()
     assert rows(agrees(folder))[0]["score"] == 1.0
+
+
+def test_what_could_not_be_scored_is_an_error_until_it_is_scored(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recorder = made_run(folder, iterations=1, close=False)
+    before = rows(agrees(folder))[0]
+    recorder.unscored("score", {"learn.0.0.0": ("verifier score: ValueError: odd", "Traceback ...")})
+    lost = rows(agrees(folder))[0]
+    assert (lost["stop"], lost["reason"], lost["error"], lost["score"]) == (
+        "error", "verifier score: ValueError: odd", "Traceback ...", None)
+    recorder.scores("score", {"learn.0.0.0": {"agent": Score(0.25)}})
+    assert rows(agrees(folder))[0] == {**before, "score": 0.25, "success": None}
+    recorder.rewind("learn:1")
+    recorder.close()
+    assert rows(agrees(folder))[0] == before
 
 
 def test_seats_that_learn_against_each_other_are_kept_apart(tmp_path: Path) -> None:

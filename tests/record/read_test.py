@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from polyturn.errors import BadInput, UnknownName
-from polyturn.record.read import OPEN, list_runs, read_credit, read_episodes, read_metrics, read_scores
+from polyturn.record.read import OPEN, list_runs, read_credit, read_episodes, read_metrics, read_plain, read_scores
 from polyturn.record.write import RunRecorder, open_run, rewind
-from polyturn.types import Episode, Score, Span, Task, Trajectory, Turn, assistant, user
+from polyturn.types import Episode, Score, Span, Stop, Task, Trajectory, Turn, assistant, user
 from tests.record.generated import Drawn, ended, live, same
 
 
@@ -108,6 +108,24 @@ def test_a_retry_under_the_same_id_is_another_play(tmp_path: Path) -> None:
     record(recorder, one_turn())
     recorder.close()
     assert [e.stop.kind for e in read_episodes(tmp_path, include_open=True)] == ["done", "error"]
+
+
+def test_an_episode_that_could_not_be_scored_ends_in_an_error_and_keeps_its_play(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with open_run(folder) as recorder:
+        for name in ("e0", "e1", "e2"):
+            record(recorder, one_turn(name))
+        recorder.scores("won", {"e0": {"agent": Score(1.0)}, "e2": {"agent": Score(0.5)}})
+        recorder.unscored("won", {"e1": ("verifier won: odd", "Traceback ..."), "e2": ("verifier won: late", "")})
+    whole, lost, late = read_episodes(folder)
+    assert same(replace(one_turn("e1"), stop=Stop("error", "verifier won: odd"), error="Traceback ..."), lost)
+    assert (late.stop.kind, late.scores) == ("error", {}) and whole.scores == {"won": {"agent": Score(1.0)}}
+    assert [name for _, name, _ in read_scores(folder)] == ["e0", "e2"]
+    with open_run(folder, resume=True) as recorder:  # another attempt scores them, and knows them by their ids
+        recorder.scores("won", {name: {"agent": Score(0.0)} for name in ("e1", "e2")})
+    assert [e.stop.kind for e in read_episodes(folder)] == ["done"] * 3
+    assert [e.scores["won"]["agent"].value for e in read_episodes(folder)] == [1.0, 0.0, 0.0]
+    assert [plain["scores"] for _, plain in read_plain(folder, as_played=True)] == [{}] * 3
 
 
 def test_a_rewound_run_counts_nothing_twice(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from polyturn import waits
 from polyturn.agents.chat import ChatAgent
-from polyturn.errors import DeadlinePassed
+from polyturn.errors import DeadlinePassed, VerifierFailed
 from polyturn.policies.endpoint import Endpoint
 from polyturn.protocols import Ask, Match, Player, Policy, Scores, Spec, Step
 from polyturn.rollout.pool import Pool, play
-from polyturn.rollout.score import score_matches
+from polyturn.rollout.score import score_matches, unscored
 from polyturn.types import Group, Message, Score, Task, all_turns, user
 from tests.byte_policy import BytePolicy
 from tests.policies.http_server import Answer, Server, said
@@ -72,17 +72,19 @@ class Faulty:
 
 @dataclass
 class One:
-    """Scores 1 whatever it is shown, if it answers."""
+    """Scores 1 whatever it is shown, if it answers; ``of`` the episodes it crashes for."""
 
     name: str = "one"
     fault: str = ""
+    of: str = ""
 
     async def __call__(self, groups: Sequence[Group]) -> Scores:
         if self.fault == "hang":
             await asyncio.sleep(60)
-        if self.fault == "crash":
+        episodes = [episode for group in groups for episode in group]
+        if self.fault == "crash" and any(self.of in episode.id for episode in episodes):
             raise ValueError("the judge fell")
-        return {episode.id: {"agent": Score(1.0)} for group in groups for episode in group}
+        return {episode.id: {"agent": Score(1.0)} for episode in episodes}
 
 
 @dataclass
@@ -176,8 +178,17 @@ async def test_a_broken_endpoint_breaks_the_rollout_that_asked(trouble: Answer, 
 
 
 @pytest.mark.parametrize(("fault", "error", "words"), [
-    ("hang", DeadlinePassed, "verifier 'one' did not score within 0.1 s"), ("crash", ValueError, "the judge fell"),
+    ("hang", DeadlinePassed, "verifier 'one' did not score within 0.1 s"),
+    ("crash", VerifierFailed, "none of 3 episodes could be scored; of play.0.0, task t: verifier one: Value"),
 ])
-async def test_a_verifier_that_fails_ends_the_run_in_time(fault: str, error: type[Exception], words: str) -> None:
+async def test_a_verifier_that_scores_nothing_ends_the_run_in_time(
+    fault: str, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         await played(Suite(verifier=One(fault=fault)))
+
+
+async def test_what_a_verifier_cannot_score_is_lost_alone() -> None:
+    group = await played(Suite(verifier=One(fault="crash", of="play.0.1")))
+    assert told(group) == "verifier one: ValueError: the judge fell" and unscored(group[1])
+    assert group[1].final == {"count": 1} and len(all_turns(group[1])) == 1

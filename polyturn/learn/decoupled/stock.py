@@ -19,7 +19,7 @@ from polyturn.policies.replicas import Pinned, Replicas
 from polyturn.protocols import Match, Policy
 from polyturn.rollout.environments import episode_name, group_name
 from polyturn.rollout.leases import Lease, Leases, Order, Ticket, as_it_was
-from polyturn.rollout.score import score_matches, score_with
+from polyturn.rollout.score import names_unscored, refuse_all_unscored, score_matches, score_with, unscored
 from polyturn.types import Episode, Group
 from polyturn.waits import Waiting
 
@@ -42,6 +42,8 @@ class Stock:
         """The updates whose groups were taken: what is judged now is for the next one."""
         self.following = False
         """Whether the journal is being followed, and so holds already what is done."""
+        self.lost: list[Group] = []
+        """The last groups in a row of which episodes could not be scored."""
         self._proposal: tuple[int, Sequence[Match]] | None = None
         self._finished: asyncio.Queue[Ticket] = asyncio.Queue()
         self._changed = asyncio.Condition()
@@ -147,10 +149,21 @@ class Stock:
         """Scores a complete group by its suite's verifier and the stage's own."""
         if all(episode.scores or episode.stop.kind == "error" for episode in ticket.group):
             return
-        groups = await score_matches([ticket.match], [ticket.group], self.run.recorder)
+        recorder, timeout_s = self.run.recorder, self.stage.deadline_of([ticket.match])
+        groups = await score_matches([ticket.match], [ticket.group], recorder, part=True)
         for verifier in self.stage.verifiers:
-            groups = await score_with(verifier, groups, self.run.recorder)
+            groups = await score_with(verifier, groups, recorder, timeout_s=timeout_s, part=True)
         ticket.done = dict(enumerate(groups[0]))
+        self._refuse_unscored(ticket)
+
+    def _refuse_unscored(self, ticket: Ticket) -> None:
+        """Raises: VerifierFailed where of as many groups in a row as an update takes nothing could be scored."""
+        lost = names_unscored([ticket.group])
+        if lost:
+            self.run.progress.note(f"stage {self.stage.name}: {lost}")
+        self.lost = [*self.lost, ticket.group][-self.schedule.groups :] if lost else []
+        if len(self.lost) == self.schedule.groups:
+            refuse_all_unscored(self.lost)
 
     def weigh(self, ticket: Ticket) -> None:
         """Offers a scored group. Free: tells the curriculum, and settles a group of which the filters leave nothing."""
@@ -287,4 +300,4 @@ class Stock:
     def last_attempt(self, episode: Episode) -> bool:
         """Whether an episode stands, or would be played again because it broke."""
         name = episode_name(episode.group, episode.trial, self.stage.pool.retries)
-        return episode.stop.kind != "error" or episode.id == name
+        return episode.stop.kind != "error" or unscored(episode) or episode.id == name

@@ -14,7 +14,7 @@ from polyturn.errors import BadInput
 from polyturn.learn.decoupled.resume import bring_back, follow
 from polyturn.learn.decoupled.schedule import Schedule, lags
 from polyturn.learn.decoupled.stock import Stock
-from polyturn.learn.loop import Metrics, Stage, learn, played_metrics
+from polyturn.learn.loop import Metrics, Stage, learn, learned_nothing, played_metrics
 from polyturn.learn.run import Run
 from polyturn.policies.replicas import Pinned, Replicas, weights_of
 from polyturn.protocols import Stateful
@@ -22,9 +22,6 @@ from polyturn.rollout.environments import Environments, Occupancy
 from polyturn.rollout.leases import Lease
 from polyturn.types import Group
 from polyturn.waits import Waiting
-
-NOTHING: Metrics = {"learner/tokens": 0.0, "learner/steps": 0.0}
-"""Of an update by ticket of whose groups the filters left none: it is counted, and changes nothing."""
 
 
 async def train_decoupled(
@@ -145,9 +142,10 @@ class _Work:
             stage.learner.lr = stage.lr(update)
         seen: dict[str, float] = lags(groups, stage.policy, stage.learner.version)
         try:
-            metrics = dict(NOTHING)
             if groups:
                 metrics = await asyncio.to_thread(learn, self.run, stage, update, groups)
+            else:
+                metrics = learned_nothing(self.run, stage, update, [ticket.group for ticket in lease.tickets])
         except BaseException:
             self.stock.leases.release(lease)
             raise
