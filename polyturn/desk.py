@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, UnknownName
 from polyturn.ledger import Ledger
@@ -30,6 +30,7 @@ from polyturn.types import (
 from polyturn.waits import Expired, Waiting, within
 
 Clock = Callable[[], float]
+T = TypeVar("T")
 Forker = Callable[[Seat, Env | None], Awaitable[tuple[Env, Step]]]
 
 
@@ -262,17 +263,21 @@ class Desk:
     async def _sampled(
         self, model: Policy, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, grown: _Grown
     ) -> Completion:
+        call = model.sample(messages, tools=tools, sampling=sampling, written=grown.ledger.written)
+        return await self.awaited(call, f"policy {model.name}", f"reply {grown.calls}")
+
+    async def awaited(self, answer: Awaitable[T], whom: str, what: str) -> T:
+        """What ``answer`` gives, within the seat's seconds and the deadline of a call; as long as it takes, one sees
+        whom the seat waits for. Raises: BudgetSpent, DeadlinePassed."""
         seconds = self.budget.of("seconds")
         wait = self.log.call_timeout_s if seconds is None else min(seconds, self.log.call_timeout_s)
-        call = model.sample(messages, tools=tools, sampling=sampling, written=grown.ledger.written)
         try:
-            with Waiting(f"seat {self.seat} of episode {self.log.episode_id}", f"policy {model.name}",
-                         f"reply {grown.calls}", wait):
-                return await within(call, wait)
+            with Waiting(f"seat {self.seat} of episode {self.log.episode_id}", whom, what, wait):
+                return await within(answer, wait)
         except Expired as error:
             if seconds is not None and wait == seconds:
                 raise BudgetSpent(f"seconds: {self.budget.limits.seconds} spent") from error
-            raise DeadlinePassed(f"seat {self.seat!r} waited {wait:.0f} s for policy {model.name!r}") from error
+            raise DeadlinePassed(f"seat {self.seat!r} waited {wait:.0f} s for {whom}") from error
 
     def _record(
         self, call: tuple[int, str, tuple[Any, ...]], grown: _Grown, messages: Sequence[Message],

@@ -84,7 +84,7 @@ class Slow(BytePolicy):
 
 
 async def test_every_wait_for_a_model_has_a_deadline() -> None:
-    with pytest.raises(DeadlinePassed, match=r"'agent' waited 0 s for policy 'main'"):
+    with pytest.raises(DeadlinePassed, match=r"'agent' waited 0 s for policy main"):
         await a_desk(Slow(), call_timeout_s=0.05).say([user("a")])
     with pytest.raises(BudgetSpent, match=r"seconds: 0.05 spent"):
         await a_desk(Slow(), Limits(seconds=0.05)).say([user("a")])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 from polyturn.agents.chat import heard
 from polyturn.desk import Desk
-from polyturn.errors import BudgetSpent
 from polyturn.protocols import Ask, Context, Toolbox, View
 from polyturn.types import Call, Message, Sampling, system
 
@@ -15,8 +13,8 @@ from polyturn.types import Call, Message, Sampling, system
 @dataclass
 class ToolAgent:
     """Runs the calls that name its own tools and asks the policy again; a reply with any other call, or with none, is
-    the act. Each own call costs a tool call of the budget, and must be answered within the seat's time. A toolbox
-    that has ``open`` and ``close`` is opened before the first call and closed with the episode.
+    the act. Each own call costs a tool call of the budget, and must be answered within the seat's time and the deadline
+    of a call. A toolbox that has ``open`` and ``close`` is opened before the first call and closed with the episode.
     """
 
     toolbox: Toolbox
@@ -31,7 +29,7 @@ class ToolAgent:
             self.history = [system(self.system, origin="injected")]
         self.history = heard(self.history, ask)
         if (opened := getattr(self.toolbox, "open", None)) is not None:
-            await opened()
+            await desk.awaited(opened(), "its tools", "that they are opened")
         own = {tool.name for tool in self.toolbox.tools()}
         while True:
             view = View(tuple(self.history)) if self.context is None else await self.context.view(self.history, desk)
@@ -53,10 +51,4 @@ class ToolAgent:
     async def _answered(self, call: Call, desk: Desk) -> Message:
         desk.budget.check("tool_calls")
         desk.budget.charge(tool_calls=1)
-        try:
-            async with asyncio.timeout(desk.left.seconds) as deadline:
-                return await self.toolbox.call(call)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            raise BudgetSpent(f"seconds: {desk.budget.limits.seconds} spent") from error
+        return await desk.awaited(self.toolbox.call(call), f"its tool {call.name}", f"call {call.id}")

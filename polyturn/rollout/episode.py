@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from polyturn.desk import Budget, Desk, Log
-from polyturn.errors import BadInput, BudgetSpent, EnvironmentFailed
+from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
 from polyturn.rollout.world import Rules, World, answered, fork, over
 from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Seat, Stop, root_of
-from polyturn.waits import within
+from polyturn.waits import Expired, Waiting, within
 
 T = TypeVar("T")
 
@@ -206,9 +206,17 @@ class _Table:
 
     async def _close(self) -> None:
         closes = [close for agent in self.agents.values() if (close := getattr(agent, "close", None)) is not None]
-        closers = [within(close(), self.log.call_timeout_s) for close in closes]
+        closers = [self._closed(close()) for close in closes]
         if self.world is not None:
             closers.append(self.world.close())
         for result in await _results(closers):
             if isinstance(result, Exception) and self.stop.kind != "error":
                 self._failed(result)
+
+    async def _closed(self, closing: Awaitable[None]) -> None:
+        wait = self.log.call_timeout_s
+        try:
+            with Waiting(f"episode {self.log.episode_id}", "an agent of it", "close()", wait):
+                await within(closing, wait)
+        except Expired as error:
+            raise DeadlinePassed(f"an agent was not closed within {wait:g} s") from error

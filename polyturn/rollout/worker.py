@@ -31,6 +31,7 @@ from polyturn.rollout.worker_lines import (
     read_request,
 )
 from polyturn.types import Message, Seat
+from polyturn.waits import Expired, Waiting, within
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -135,12 +136,11 @@ class Worker:
         if self._closed and method != "close":
             raise BadInput(f"{self.name}.{method}() was called after close()")
         future = self._room.ask(method, arguments)
+        whom = f"its {self._kind} {self._room.name}"
         try:
-            async with asyncio.timeout(self.timeout_s) as deadline:
-                return await asyncio.wrap_future(future)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise self._failed(method, error) from error
+            with Waiting(f"environment {self.name}", whom, f"{method}()", self.timeout_s):
+                return await within(asyncio.wrap_future(future), self.timeout_s)
+        except Expired as error:
             self._give_up(f"{method}() did not answer within {self.timeout_s:g} s")
             raise DeadlinePassed(f"waited for {self.name}: {self._given_up}") from error
         except asyncio.CancelledError:
@@ -165,6 +165,7 @@ class _Room:
 
     def __init__(self, source: Source, name: str, remote: _Remote | None) -> None:
         self.remote = remote
+        self.name = name
         self._source = source
         self._jobs: queue.SimpleQueue[tuple[Future[Any], str, tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)

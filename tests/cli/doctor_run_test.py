@@ -56,7 +56,7 @@ def asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[s
 def test_whoever_waits_is_named_with_whom_and_until_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     with at_work(folder, "all") as process:
-        until(folder, lambda s: sum("step()" in w.what or "reply" in w.what for w in s.waits) == 3)
+        until(folder, lambda s: sum("step()" in w.what or "reply" in w.what for w in s.waits) == 4)
         code, told = asked(folder, capsys)
         assert (code, told["status"], told["pid"], told["findings"]) == (0, "running", process.pid, [])
         rows = {wait["whom"]: wait for wait in told["waits"]}
@@ -64,6 +64,8 @@ def test_whoever_waits_is_named_with_whom_and_until_when(tmp_path: Path, capsys:
                                   for n in ("asleep", "threaded", "mute"))
         assert (asleep["who"], asleep["what"], asleep["deadline_s"]) == ("episode play.0.0", "step()", 50.0)
         assert (threaded["who"], threaded["deadline_s"]) == ("episode play.1.0", 40.0)
+        thread = next(wait for whom, wait in rows.items() if whom.startswith("its thread env-InThread-"))
+        assert (thread["who"], thread["what"], thread["deadline_s"]) == ("environment InThread", "step()", 40.0)
         assert (mute["who"], mute["deadline_s"]) == ("seat agent of episode play.2.0", 600.0)
         assert 0 <= asleep["seconds"] < 50 and asleep["left"] == pytest.approx(50 - asleep["seconds"])
         assert rows["episodes of play"]["what"].startswith("0 of 3 have ended")

@@ -26,6 +26,7 @@ from polyturn.protocols import Ask, Env, Match, Player, Spec, Step
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.rollout.worker import in_worker, kill_tree, packed
 from polyturn.types import EMPTY, Episode, Event, Message, Seat, Stop, Task, assistant, user
+from polyturn.waits import waits
 
 
 @dataclass
@@ -186,6 +187,19 @@ async def test_a_hung_process_is_killed_with_all_that_it_started(tmp_path: Path)
     grandchild = int((tmp_path / "child").read_text())
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
     assert threads() == [] and children() == []
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+async def test_one_sees_which_thread_or_process_is_waited_for(kind: Any) -> None:
+    env = in_worker(Counter(), kind, 30.0)
+    await env.start()
+    task = asyncio.create_task(env.step({"agent": assistant("nap")}))
+    await asyncio.sleep(0.1)
+    (wait,) = [wait for wait in waits() if wait.who == "environment Counter"]
+    assert wait.whom.startswith(f"its {kind} env-Counter-") and (wait.what, wait.deadline_s) == ("step()", 30.0)
+    await task
+    await env.close()
+    assert not [wait for wait in waits() if wait.who == "environment Counter"]
 
 
 async def test_a_cancelled_call_gives_the_environment_up() -> None:

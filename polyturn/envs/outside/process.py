@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from polyturn.errors import BadInput, DeadlinePassed, EnvironmentFailed, PolyturnError
+from polyturn.waits import Expired, Waiting, within
 
 CHILD: Final = Path(__file__).with_name("child.py")
 LINE_BYTES: Final = 2**24
@@ -62,6 +63,14 @@ def ask_once(
         raise EnvironmentFailed(f"the worker of {name} ended with {done.returncode} and no answer; it said: "
                                 f"{done.stderr[-2000:].strip()}") from None
     return _value(name, said)
+
+
+async def _exchanged(into: asyncio.StreamWriter, out: asyncio.StreamReader, line: bytes) -> bytes:
+    """The line that comes after ``line`` was sent."""
+    if line:
+        into.write(line)
+        await into.drain()
+    return await out.readline()
 
 
 def _value(name: str, said: Mapping[str, Any]) -> Any:
@@ -171,12 +180,9 @@ class Outside:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         try:
-            async with asyncio.timeout(seconds):
-                if line:
-                    process.stdin.write(line)
-                    await process.stdin.drain()
-                data = await process.stdout.readline()
-        except TimeoutError:
+            with Waiting(f"environment {self.name}", f"its process {process.pid}", what, seconds):
+                data = await within(_exchanged(process.stdin, process.stdout, line), seconds)
+        except Expired:
             self._kill()
             raise DeadlinePassed(f"waited for the worker of {self.name}: {what} was not answered within {seconds:g} s; "
                                  "it was killed") from None

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 from polyturn.errors import BadInput, NotIsolated, UnknownName
 from polyturn.tools.functions import ToolFailed
 from polyturn.tools.sandbox.isolation import ENVIRONMENT, INSTALL, LEVELS, Bounds, Level, missing, refused, start
+from polyturn.waits import Waiting
 
 Answer: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any]], Awaitable[Any]]
 """(tool, positional arguments, named arguments) -> a JSON value; raises ToolFailed with what the code shall read."""
@@ -232,11 +233,14 @@ class Sandbox:
     async def _line(self, seconds: float) -> dict[str, Any]:
         """The next line as an object. Raises: _Broken, TimeoutError."""
         assert self._process is not None and self._process.stdout is not None
-        async with asyncio.timeout(max(seconds, 0.0)):
-            try:
-                line = await self._process.stdout.readline()
-            except ValueError as error:
-                raise _Broken(f"the interpreter sent a line of more than {LINE_BYTES} bytes") from error
+        seconds = max(seconds, 0.0)
+        what = f"the end or a tool call of code {self._runs}"
+        with Waiting("an agent", f"its interpreter {self._process.pid}", what, seconds):
+            async with asyncio.timeout(seconds):
+                try:
+                    line = await self._process.stdout.readline()
+                except ValueError as error:
+                    raise _Broken(f"the interpreter sent a line of more than {LINE_BYTES} bytes") from error
         if not line.endswith(b"\n"):
             raise _Broken("the interpreter ended by itself: out of memory, a crash, or an exit")
         try:
