@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polyturn import waits
 from polyturn.agents.chat import ChatAgent
+from polyturn.envs.outside.process import Outside
 from polyturn.errors import DeadlinePassed, VerifierFailed
 from polyturn.policies.endpoint import Endpoint
 from polyturn.protocols import Ask, Match, Player, Policy, Scores, Spec, Step
@@ -192,3 +196,122 @@ async def test_what_a_verifier_cannot_score_is_lost_alone() -> None:
     group = await played(Suite(verifier=One(fault="crash", of="play.0.1")))
     assert told(group) == "verifier one: ValueError: the judge fell" and unscored(group[1])
     assert group[1].final == {"count": 1} and len(all_turns(group[1])) == 1
+
+
+# ---------------------------------------------------------------- processes killed from outside
+
+
+@dataclass
+class Asleep:
+    """A plain environment that tells its process; the second of a suite then sleeps in its step."""
+
+    folder: str
+    number: int
+
+    def start(self, state: bytes | None = None) -> Step:
+        return Step((Ask("agent", (user("go"),)),))
+
+    def step(self, replies: Mapping[str, Message]) -> Step:
+        Path(self.folder, f"{self.number}.pid").write_text(str(os.getpid()))
+        time.sleep(60 if self.number == 1 else 0)
+        return Step(rewards={"agent": {"end": 1.0}})
+
+    def final(self) -> Mapping[str, Any]:
+        return {"count": 1, "pid": os.getpid()}
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class InProcesses:
+    """A suite of :class:`Asleep`, each in a process of its own."""
+
+    folder: Path
+    verifier: One = field(default_factory=One)
+    spec: Spec = Spec("asleep", worker="process", step_timeout_s=30.0)
+    made: int = 0
+
+    def tasks(self, split: str) -> list[Task]:
+        return [Task("t", "shop")]
+
+    async def make(self, task: Task, seed: int) -> Any:
+        self.made += 1
+        return Asleep(str(self.folder), self.made - 1)
+
+    async def close(self) -> None: ...
+
+
+def killed_when_it_sleeps(file: Path) -> int:
+    """Kills the process whose number stands in the file as soon as it is written; its number."""
+    while not (file.exists() and file.read_text()):
+        time.sleep(0.01)
+    os.kill(int(file.read_text()), signal.SIGKILL)
+    return int(file.read_text())
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_worker_that_is_killed_from_outside_is_lost_alone_and_the_next_has_a_fresh_one(
+    tmp_path: Path, retries: int
+) -> None:
+    suite = InProcesses(tmp_path)
+    match = Match(suite, Task("t", "shop"), {"agent": Player(ChatAgent, "main")}, rollouts=3)  # type: ignore[arg-type]
+    policies: dict[str, Policy] = {"main": BytePolicy(limit=10_000)}
+    playing = play([match], policies, pool=Pool(concurrency=1, retries=retries))
+    groups, pid = await asyncio.gather(playing, asyncio.to_thread(killed_when_it_sleeps, tmp_path / "1.pid"))
+    (group,) = await score_matches([match], groups)
+    whole = [episode for episode in group if episode.stop.kind == "done"]
+    assert all(e.scores and e.final is not None and e.final["pid"] not in {pid, os.getpid()} for e in whole)
+    assert len({e.final["pid"] for e in whole if e.final is not None}) == len(whole)
+    if retries:
+        assert [e.id for e in group] == ["play.0.0", "play.0.1r1", "play.0.2"] and len(whole) == 3
+        return
+    assert told(group).startswith("environment: the process of Asleep ended during step() (exit code -9)")
+    assert len(all_turns(group[1])) == 1 and group[1].final is None
+
+
+class FromOutside:
+    """An environment whose step is answered by a package's process; the second of a suite is answered late."""
+
+    def __init__(self, outside: Outside, number: int) -> None:
+        self.outside, self.number = outside, number
+
+    async def start(self, state: bytes | None = None) -> Step:
+        self.outside.lease()
+        return Step((Ask("agent", (user("go"),)),))
+
+    async def step(self, replies: Mapping[str, Message]) -> Step:
+        await self.outside.ask({"number": self.number})
+        return Step(rewards={"agent": {"end": 1.0}})
+
+    async def final(self) -> Mapping[str, Any]:
+        return {"count": 1}
+
+    async def close(self) -> None:
+        self.outside.release()
+
+
+async def test_a_packages_process_that_is_killed_from_outside_is_started_again_for_the_next(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "script.py").write_text(
+        "import os, pathlib, time\n"
+        "def answer(request):\n"
+        "    if request['number'] == 1:\n"
+        f"        pathlib.Path({str(tmp_path)!r}, 'pid').write_text(str(os.getpid()))\n"
+        "        time.sleep(60)\n"
+        "    return 0\n")
+    outside = Outside("thing", tmp_path / "site", tmp_path / "script.py", timeout_s=30.0, memory_mb=1024)
+
+    @dataclass
+    class Packaged(Suite):
+        async def make(self, task: Task, seed: int) -> Any:
+            self.made.append(Faulty())
+            return FromOutside(outside, len(self.made) - 1)
+
+    suite = Packaged(spec=Spec("shop", step_timeout_s=30.0))
+    match = Match(suite, Task("t", "shop"), {"agent": Player(ChatAgent, "main")}, rollouts=3)
+    playing = play([match], {"main": BytePolicy(limit=10_000)}, pool=Pool(concurrency=1))
+    groups, _ = await asyncio.gather(playing, asyncio.to_thread(killed_when_it_sleeps, tmp_path / "pid"))
+    (group,) = await score_matches([match], groups)
+    await outside.close()
+    assert told(group).startswith("environment: the worker of thing ended at request 2")
+    assert outside.starts == 2

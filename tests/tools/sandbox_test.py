@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from polyturn.errors import BadInput, NotIsolated, UnknownName
@@ -310,3 +311,21 @@ def test_the_child_dies_with_a_killed_parent(level: Level, tmp_path: Path) -> No
     while processes(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not processes(mark)
+
+
+@pytest.mark.parametrize("level", HERE)
+@pytest.mark.parametrize("which", ["outer", "inner"])
+async def test_a_child_that_is_killed_from_outside_has_died_and_the_next_code_runs_in_a_fresh_one(
+    level: Level, which: str
+) -> None:
+    async with Sandbox(only=level) as sandbox:
+        assert await sandbox.run("x = 1") == Ran("ok")
+        assert sandbox._process is not None
+        outer = psutil.Process(sandbox._process.pid)
+        running = asyncio.create_task(sandbox.run("while True: pass"))
+        await asyncio.sleep(0.2)
+        (outer if which == "outer" else [outer, *outer.children(recursive=True)][-1]).kill()
+        ran = await running
+        assert (ran.status, ran.lost) == ("died", True) and "the interpreter ended" in ran.error
+        again = await sandbox.run("print('x' in globals())")
+        assert (again.status, again.output) == ("ok", "False\n")
