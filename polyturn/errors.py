@@ -60,6 +60,17 @@ class NotIsolated(PolyturnError, RuntimeError):
     """This machine cannot isolate untrusted code as well as was asked for; the message says what to install."""
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The error itself, or the first one inside a group of them, as tasks that ran together raise it.
+
+    >>> first_of(ExceptionGroup("tasks", [ExceptionGroup("more", [KeyError("a")]), ValueError("b")]))
+    KeyError('a')
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class MissingPackage(PolyturnError, ImportError):
     """An optional package is not installed; the message names the command that installs it."""
 

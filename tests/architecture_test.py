@@ -395,7 +395,7 @@ def test_imports_make_no_cycle() -> None:
 
 OWN_TESTS = {
     "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "recipes/resume",
-    "rollout/chaos", "recipes/kill_chain", "rollout/deterministic", "security", "wheel",
+    "rollout/chaos", "recipes/full_disk", "recipes/kill_chain", "rollout/deterministic", "security", "wheel",
 }
 """Tests that mirror no module."""
 

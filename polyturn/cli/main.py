@@ -104,12 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PolyturnError as error:
         if traceback:
             raise
-        say(str(error) if isinstance(error, Stopped) else f"error: {error}")
+        hint = _resume_hint(given) if isinstance(error, OSError) and "--resume" not in str(error) else ""
+        say(str(error) if isinstance(error, Stopped) else f"error: {error}{hint}")
         return exit_code(error)
     except OSError as error:
         if traceback:
             raise
-        say(f"error: {error}")
+        say(f"error: {error}{_resume_hint(given)}")
         return RUN_FAILED
     except Exception as error:
         print_exc()

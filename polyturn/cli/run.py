@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,9 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
         status, reason = "failed", f"{type(error).__name__}: {error}"[:2000]
         raise
     finally:
-        recorder.close(status, reason)
+        # on a full disk the error that ends the run is told, not that its end cannot be written
+        with suppress(OSError) if status != "finished" else nullcontext():
+            recorder.close(status, reason)
     write_report(order.folder)
     return {**run.results, "run": str(order.folder)}
 

@@ -51,7 +51,8 @@ def save(folder: str | Path, states: Mapping[str, Any]) -> None:
         _install(staging, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise OSError(f"no checkpoint could be written to {folder}: {error}; what it held before is intact") from error
+        raise OSError(f"no checkpoint could be written to {folder}: {error}; what it held before is intact. Free "
+                      "some space first") from error
 
 
 def _write(staging: Path, tree: Any, arrays: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from polyturn.learn import checkpoint
 from polyturn.progress import Progress
 from polyturn.protocols import Stateful
 from polyturn.record.control import Control
+from polyturn.record.run import write_whole
 from polyturn.record.write import RunRecorder
 
 
@@ -96,12 +96,7 @@ class Run:
     def keep(self, **results: Any) -> None:
         """Adds to ``results.json``, at once and whole."""
         self.results.update(results)
-        part = self._results_file.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(self.results, file, indent=1, sort_keys=True, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._results_file)
+        write_whole(self._results_file, json.dumps(self.results, indent=1, sort_keys=True, allow_nan=False).encode())
 
     def room(self, need_bytes: int) -> bool:
         """Whether the folder's disk has that much room."""

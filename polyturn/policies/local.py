@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from itertools import count
@@ -243,10 +244,28 @@ class Local:
             )
 
     def save(self, folder: Path | str) -> None:
-        """Writes the model (of a LoRA model the adapter alone) and its tokenizer, as transformers or peft load them."""
-        self.model.save_pretrained(folder)
-        if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(folder)
+        """Writes the model (of a LoRA model the adapter alone) and its tokenizer, as transformers or peft load them.
+
+        Raises: OSError where the disk is full; what the folder held before is then whole.
+        """
+        from safetensors import SafetensorError
+
+        folder = Path(folder)
+        beside = folder.with_name(f".{folder.name}.saving")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            self.model.save_pretrained(beside)
+            if self._tokenizer is not None:
+                self._tokenizer.save_pretrained(beside)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"the model could not be written to {folder}: {error}; what it held before is whole. Free "
+                          "some space first") from error
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in beside.iterdir():
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     def close(self) -> None:
         """Ends the engine's thread; who still waits gets PolicyFailed."""

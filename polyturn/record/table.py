@@ -33,7 +33,11 @@ class Rewound(PolyturnError):
 
 
 class RecordFailed(PolyturnError, OSError):
-    """A row could not be written: the disk is full, or gone. What was written before stays readable."""
+    """A row or a file could not be written: the disk is full, or gone. What was written before stays readable."""
+
+    def __str__(self) -> str:
+        """What to do, without the number of the error."""
+        return str(self.args[-1])
 
 
 def as_line(row: Mapping[str, Any], what: str = "row") -> bytes:
@@ -86,8 +90,10 @@ class Table:
 
     def close(self) -> None:
         """Syncs and closes the file."""
-        os.fsync(self._file)
-        os.close(self._file)
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
 
 
 def _whole_lines(file: int) -> int:

@@ -16,6 +16,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,22 +217,28 @@ class RunRecorder:
         with self._writing:
             if not self._tables:
                 return
-            for table in self._tables.values():
-                table.close()
-            self._tables = {}
-            self._waits.close()
-            ended = replace(self.info.attempts[-1], ended=self._clock(), status=status, reason=reason)
-            self.info = replace(self.info, attempts=(*self.info.attempts[:-1], ended))
-            write_info(self.folder, self.info)
-            self._lock.free()
+            tables, self._tables = self._tables, {}
+            try:
+                for table in tables.values():
+                    table.close()
+                self._waits.close()
+                ended = replace(self.info.attempts[-1], ended=self._clock(), status=status, reason=reason)
+                self.info = replace(self.info, attempts=(*self.info.attempts[:-1], ended))
+                write_info(self.folder, self.info)
+            finally:
+                self._lock.free()
 
     def __enter__(self) -> RunRecorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Closes; an exception on its way out makes the attempt ``failed`` (``stopped`` for ctrl-C)."""
-        status: Status = "finished" if kind is None else "stopped" if kind is KeyboardInterrupt else "failed"
-        self.close(status, "" if error is None else f"{type(error).__name__}: {error}")
+        """Closes; an exception on its way out makes the attempt ``failed`` (``stopped`` for ctrl-C). Where that cannot
+        be written, the exception goes on as it came, and the attempt reads as ``killed``."""
+        if kind is None:
+            self.close()
+            return
+        with suppress(OSError):
+            self.close("stopped" if kind is KeyboardInterrupt else "failed", f"{kind.__name__}: {error}")
 
     # ------------------------------------------------------------ inside
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, EnvironmentFailed
 from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
+from polyturn.record.table import RecordFailed
 from polyturn.rollout.world import Rules, World, answered, fork, over
 from polyturn.seeds import derive
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Seat, Stop, root_of
@@ -41,7 +42,8 @@ async def play_episode(
     call_timeout_s: float = 600.0,
 ) -> Episode:
     """The episode that one play of ``match`` made. It never raises for what goes wrong inside the episode: that is
-    its ``stop`` (kind ``error``) and ``error``. Raises: BadInput for a match that cannot be played at all.
+    its ``stop`` (kind ``error``) and ``error``. Raises: BadInput for a match that cannot be played at all; RecordFailed
+    where the disk is full.
     """
     log = Log(
         place.id, policies, seed=derive(match.seed, match.task.id), trial=place.trial, recorder=recorder,
@@ -138,6 +140,8 @@ class _Table:
             step = await self.world.start(self.match.start)
             self.world.log_start(step)
             await self._turns(step)
+        except RecordFailed:  # a turn that could not be written is no fault of the episode
+            raise
         except Exception as error:
             self._failed(error)
         finally:

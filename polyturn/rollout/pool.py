@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from polyturn.errors import BadInput
+from polyturn.errors import BadInput, first_of
 from polyturn.protocols import Match, Policy, Recorder
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.types import Episode, Group
@@ -35,7 +35,7 @@ async def play(
 
     ``finished`` is called with each episode as it ends (for progress). What stands in ``done`` by group and trial, from
     an earlier attempt, is not played again; it must be of the same match. Raises what is wrong with a match or with the
-    program itself, after the other episodes were stopped; errors inside an episode are data on it.
+    program itself (the first of several), after the other episodes were stopped; errors inside an episode are data.
     """
     gate = asyncio.Semaphore(pool.concurrency)
 
@@ -61,11 +61,14 @@ async def play(
         ended = sum(task.done() for task in tasks.values())
         return f"{ended} of {len(tasks)} have ended, at most {pool.concurrency} are played at once"
 
-    with Waiting("the loop", f"episodes of {label}", count):
-        async with asyncio.TaskGroup() as running:
-            for index, match in enumerate(matches):
-                for trial in range(match.rollouts):
-                    tasks[index, trial] = running.create_task(one(index, trial))
+    try:
+        with Waiting("the loop", f"episodes of {label}", count):
+            async with asyncio.TaskGroup() as running:
+                for index, match in enumerate(matches):
+                    for trial in range(match.rollouts):
+                        tasks[index, trial] = running.create_task(one(index, trial))
+    except BaseExceptionGroup as group:
+        raise first_of(group) from group
     return [
         tuple(tasks[index, trial].result() for trial in range(match.rollouts)) for index, match in enumerate(matches)
     ]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,28 @@ async def test_a_saved_model_is_loaded_by_transformers_unchanged(tmp_path: Path)
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert Chat(tokenizer).template_sha256 == policy.info().template_sha256
+    policy.close()
+
+
+def test_a_full_disk_leaves_the_model_that_was_saved_before(tmp_path: Path) -> None:
+    folder, policy = tmp_path / "warm", tiny_local()
+    policy.save(folder)
+    (folder / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with torch.no_grad():
+        next(policy.model.parameters()).zero_()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"the model could not be written to .*warm: .*what it held before is whole"):
+            policy.save(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    policy.save(folder)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"model.safetensors"}
+    assert [path.name for path in tmp_path.iterdir()] == ["warm"]
     policy.close()
 
 

@@ -115,6 +115,48 @@ recorder.close()
     assert rows[-1]["values"] == {"score/guess": 0.75}
 
 
+def test_a_full_disk_hides_no_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """Files may not grow at all: the run cannot say how it ended, and the error that ended it is told all the same."""
+    code = """
+import resource, sys
+from pathlib import Path
+from polyturn.record.run import write_whole
+from polyturn.record.table import RecordFailed
+from polyturn.record.write import RunRecorder
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+folder = Path(sys.argv[1])
+limit(100)
+try:
+    RunRecorder(folder / "none")
+except RecordFailed as error:
+    print(error)
+print(sorted(path.name for path in (folder / "none").iterdir()))
+limit(resource.RLIM_INFINITY)
+write_whole(folder / "results.json", b"old")
+try:
+    with RunRecorder(folder / "run") as recorder:
+        limit(0)
+        raise KeyError("why it ended")
+except KeyError as error:
+    print(error)
+try:
+    write_whole(folder / "results.json", b"new")
+except RecordFailed as error:
+    print(error)
+limit(resource.RLIM_INFINITY)
+print((folder / "results.json").read_text(), sorted(path.name for path in folder.iterdir()))
+"""
+    writer = started(code, str(tmp_path))
+    said = writer.communicate(timeout=60)[0].decode().splitlines()
+    assert writer.returncode == 0, said
+    full = "File too large; what stood there before is whole. Free some space first"
+    assert said == [
+        f"cannot write {tmp_path}/none/run.json: {full}", "['lock']", "'why it ended'",
+        f"cannot write {tmp_path}/results.json: {full}", "old ['none', 'results.json', 'run']"]
+    assert read_info(tmp_path / "run").status == "running" and not is_locked(tmp_path / "run")  # which reads as killed
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     first = open_run(tmp_path / "run", recipe="quickstart")
     with pytest.raises(BadInput, match=rf"being written by another run \(process {os.getpid()} on "):

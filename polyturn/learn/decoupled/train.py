@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from polyturn.errors import BadInput
+from polyturn.errors import BadInput, first_of
 from polyturn.learn.decoupled.resume import bring_back, follow
 from polyturn.learn.decoupled.schedule import Schedule, lags
 from polyturn.learn.decoupled.stock import Stock
@@ -44,15 +44,9 @@ async def train_decoupled(
     try:
         await work.train(save_every, enough)
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of(group) from group
     finally:
         work.close()
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class _Work:
