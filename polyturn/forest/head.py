@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyturn.forest.products import product
+
 TILE = {"cpu": 2**21, "cuda": 2**27}
 """Logits of a tile: 8 MiB in float32, which stay in a processor's cache; half a GiB on a GPU, which wants large
 products."""
@@ -106,14 +108,13 @@ class _Read(torch.autograd.Function):
         zero_N = hidden_NH.new_zeros(count)
         sums = _Sums(torch.full_like(zero_N, -torch.inf), zero_N, zero_N, zero_N)
         tiles, heat_N1 = _tiles(count, weight_VH), _heat(heat_N)
-        space = hidden_NH.new_empty(2, count, tiles[0].stop) if count else hidden_NH.new_empty(2, 0, vocabulary)
+        space = hidden_NH.new_empty(count, tiles[0].stop)
         graph = any(ctx.needs_input_grad[:2])
         keep = graph and head.keep and not head.cap and count * vocabulary <= KEPT
         kept = hidden_NH.new_empty(count if keep else 0, vocabulary, dtype=head.low or hidden_NH.dtype)
         highs = []
         for tile in tiles:
-            z_NV, space_NV = space[0, :, : tile.stop - tile.start], space[1, :, : tile.stop - tile.start]
-            torch.mm(hidden_NH, weight_VH[tile].t(), out=z_NV)
+            z_NV, space_NV = product(hidden_NH, weight_VH[tile]), space[:, : tile.stop - tile.start]
             high_N = sums.add(head.shaped(z_NV, heat_N1), space_NV, id_N - tile.start)
             if keep:
                 kept[:, tile] = space_NV
@@ -138,7 +139,7 @@ class _Read(torch.autograd.Function):
         for number, tile in enumerate(_tiles(len(id_N), weight_VH)):
             place_N = id_N - tile.start
             if again:
-                z_NV = head.shaped(torch.mm(hidden_NH, weight_VH[tile].t()), heat_N1)
+                z_NV = head.shaped(product(hidden_NH, weight_VH[tile]), heat_N1)
                 slope_NV = _slope(z_NV, total_N, place_N, (given_N, by_entropy_N, entropy_N))
                 slope_NV = head.slope(slope_NV, z_NV if head.cap else None, heat_N1).to(low)
             else:
@@ -147,9 +148,9 @@ class _Read(torch.autograd.Function):
                 right_N = given_N * -torch.expm1(logprob_N) / heat_N * head.scale
                 _put(slope_NV, place_N, right_N.to(low))
             if to_hidden is not None:
-                _add_product(to_hidden, slope_NV, weight_VH[tile].to(low))
+                to_hidden.add_(product(slope_NV, weight_VH[tile].to(low).t()))
             if to_weight is not None:
-                _put_product(to_weight[tile], slope_NV.t(), low_NH)
+                to_weight[tile] = product(slope_NV.t(), low_NH.t())
         return to_hidden, to_weight, None, None, None
 
 
@@ -173,19 +174,3 @@ def _put(into_NV: Tensor, place_N: Tensor, value_N: Tensor) -> None:
     """``into[n, place_n] = value_n`` where the place is inside."""
     inside_N = torch.nonzero((place_N >= 0) & (place_N < into_NV.shape[1]))[:, 0]
     into_NV[inside_N, place_N[inside_N]] = value_N[inside_N]
-
-
-def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
-    """``into += left @ right``, in the type of the factors."""
-    if left.dtype == into.dtype:
-        into.addmm_(left, right)
-    else:
-        into.add_(left @ right)
-
-
-def _put_product(into: Tensor, left: Tensor, right: Tensor) -> None:
-    """``into = left @ right``, in the type of the factors."""
-    if left.dtype == into.dtype:
-        torch.mm(left, right, out=into)
-    else:
-        into.copy_(left @ right)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polyturn.forest.products import product
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
@@ -30,20 +32,25 @@ class Matrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[U, O] of ``x`` [U, I], which is of type ``low``."""
-        weight_IO = self.weight.to(self.low).t()
-        y = x @ weight_IO if self.bias is None else torch.addmm(self.bias.to(self.low), x, weight_IO)
+        y = product(x, self.weight.to(self.low))
+        if self.bias is not None:
+            y.add_(self.bias.to(self.low))
         if self.down is not None and self.up is not None:
             y.addmm_(x @ self.down.to(self.low).t(), self.up.to(self.low).t(), alpha=self.scale)
         return y
 
     def back(self, x: Tensor, slope: Tensor, into: Tensor | None, needs: Sequence[bool]) -> tuple[Tensor, list[Any]]:
         """(gradient by x, those of :meth:`tensors`); ``slope`` [U, O] is that by y. ``into``: a gradient by x that is
-        added to, in place. ``needs``: whether each of the tensors wants one."""
+        added. ``needs``: whether each of the tensors wants one."""
         weight = self.weight.to(self.low)
-        by_x = slope @ weight if into is None else into.addmm_(slope, weight)
+        if into is not None and into.dtype != torch.float32:  # added before it is rounded
+            by_x = into.addmm_(slope, weight)
+        else:
+            by_x = product(slope, weight.t())
+            by_x = by_x if into is None else by_x.add_(into)
         found: list[Tensor | None] = [None] * 4
         if needs[0]:
-            found[0] = (slope.t() @ x).to(self.weight.dtype)
+            found[0] = product(slope.t(), x.t()).to(self.weight.dtype)
         if self.bias is not None and needs[1]:
             found[1] = slope.sum(0, dtype=self.bias.dtype)
         if self.down is not None and self.up is not None:

@@ -58,7 +58,7 @@ class Local:
         self.limit = int(getattr(base_of(model).config, "max_position_embeddings", 0) or 2**20)
         self.version = 0
         self.warning = chat.warning
-        self.sampling_model = twin_of(self.model, DTYPES[dtype])
+        self.sampling_model = twin_of(self.model, DTYPES[dtype], fixed=deterministic)
         self._tokenizer = tokenizer
         own = {id(parameter) for parameter in self.model.parameters()}
         self._shared = [parameter for parameter in self.sampling_model.parameters() if id(parameter) in own]

@@ -80,7 +80,8 @@ class Slots:
         if length <= self.capacity:
             return []
         needed = -(-length // STEP) * STEP
-        capacity = max(needed, min(2 * self.capacity, self.cache_bytes // max(1, self.token_bytes * len(self.owners))))
+        room = self.cache_bytes // max(1, self.token_bytes * len(self.owners))
+        capacity = max(needed, min(needed + needed // 4, room))  # all of it may be read at every step
         capacity = capacity // STEP * STEP
         ranked = sorted(range(len(self.owners)), key=self._warmth, reverse=True)
         keep = sorted(ranked[: self.most(capacity)])

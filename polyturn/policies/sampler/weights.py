@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
 from polyturn.errors import BadInput
+from polyturn.forest.products import onednn_is_faster, product
 
 
-def twin_of(model: nn.Module, dtype: torch.dtype) -> Any:
+def twin_of(model: nn.Module, dtype: torch.dtype, *, fixed: bool = False) -> Any:
     """A model for sampling that never changes ``model``: own modules, configuration and training flag.
 
     In ``model``'s own dtype it shares the parameters, so that an optimizer step is seen at once; only weights under a
-    LoRA adapter are its own (base + scaling * B A, filled by :func:`refresh`). In another dtype all are copies.
+    LoRA adapter are its own (base + scaling * B A, filled by :func:`refresh`). In another dtype all are copies. Its
+    linear layers multiply by :func:`polyturn.forest.products.product`, unless ``fixed``: then as torch does, with rows
+    whose bits do not depend on their place.
     """
     source = base_of(model)
     shared = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
@@ -29,8 +33,20 @@ def twin_of(model: nn.Module, dtype: torch.dtype) -> Any:
                     converted[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
                 setattr(module, name, converted[id(parameter)])
     twin.eval()
+    if dtype == torch.float32 and not fixed and onednn_is_faster():
+        for module in twin.modules():
+            if type(module) is nn.Linear:
+                module.forward = MethodType(_multiplied, module)  # type: ignore[method-assign]
     refresh(twin, model)
     return twin
+
+
+def _multiplied(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """What a linear layer makes of ``x``."""
+    y = product(x.reshape(-1, x.shape[-1]), module.weight)
+    if module.bias is not None:
+        y.add_(module.bias)
+    return y.view(*x.shape[:-1], -1)
 
 
 def base_of(model: nn.Module) -> nn.Module:
