@@ -13,8 +13,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from polyturn.policies.sampler.slots import Slots
 
 NAME = "polyturn_slots"
-CALL = 200
+CALL = 600
 """Keys whose reading costs about as much as one more call; runs are joined up to this waste."""
+TOGETHER = 64
+"""Ids of a piece up to which its heads are multiplied in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,40 @@ def _attend_piece(
     piece: Piece, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     end = piece.start + piece.count
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return _piece_by_products(piece, query, keys[piece.slot, :, :end], values[piece.slot, :, :end], scaling)
     seen = scaled_dot_product_attention(
         query[:, :, piece.row : piece.row + piece.count], keys[piece.slot, None, :, :end],
         values[piece.slot, None, :, :end], attn_mask=piece.mask, is_causal=piece.mask is None, scale=scaling,
         enable_gqa=True,
     )
     return seen[0].transpose(0, 1)
+
+
+def _piece_by_products(
+    piece: Piece, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """The same by products with ``key`` and ``value`` [heads, end, size] and softmax in float32: about twice as fast as
+    the fused one in bfloat16. Few ids are multiplied for all heads at once, many head by head."""
+    heads, end, size = key.shape
+    asked = query[0, :, piece.row : piece.row + piece.count] * (size**-0.5 if scaling is None else scaling)
+    asked = asked.reshape(heads, -1, size)
+    hidden = torch.zeros(piece.count, end)
+    if piece.mask is None:
+        hidden.masked_fill_(torch.ones(piece.count, end, dtype=torch.bool).triu_(1), float("-inf"))
+    else:
+        hidden.masked_fill_(~piece.mask, float("-inf"))
+
+    def attended(asked: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        score = (asked @ key.transpose(-1, -2)).float()
+        score.view(-1, piece.count, end).add_(hidden)
+        return torch.softmax(score, -1).to(value.dtype) @ value
+
+    if piece.count <= TOGETHER:
+        out = attended(asked, key.contiguous(), value.contiguous())
+    else:
+        out = torch.stack([attended(*one) for one in zip(asked, key, value, strict=True)])
+    return out.view(query.shape[1], piece.count, -1).transpose(0, 1)
 
 
 def _attend_run(

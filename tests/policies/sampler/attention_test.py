@@ -14,10 +14,10 @@ from polyturn.policies.sampler.slots import Slots
 def test_neighbours_make_one_run_and_far_or_longer_ones_their_own() -> None:
     runs = runs_of([(0, 300), (1, 310), (2, 290)])
     assert [(r.row, r.count, r.low, r.high, r.longest) for r in runs] == [(0, 3, 0, 3, 310)]
-    # joined: 2 slots of 3,000 keys; apart: 3,000 + 100 + 200 for the call
+    # joined: 2 slots of 3,000 keys; apart: 3,000 + 100 + 600 for the call
     runs = runs_of([(0, 3000), (1, 100)])
     assert [(r.row, r.low, r.high, r.longest) for r in runs] == [(0, 0, 1, 3000), (1, 1, 2, 100)]
-    # a hole of one slot costs 150 keys, a call 200; a hole of ten costs 1,500
+    # a hole of one slot costs 150 keys, a call 600; a hole of ten costs 1,500
     assert len(runs_of([(0, 150), (2, 150)])) == 1
     assert len(runs_of([(0, 150), (11, 150)])) == 2
 
@@ -38,8 +38,13 @@ class Layer(torch.nn.Module):
     layer_idx = 0
 
 
-@pytest.mark.parametrize(("dtype", "capacity"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 64)])
-def test_rows_attend_to_their_own_slots_only(dtype: torch.dtype, capacity: int) -> None:
+@pytest.mark.parametrize(("dtype", "capacity", "together"), [
+    (torch.float32, 0, 64), (torch.bfloat16, 0, 64), (torch.bfloat16, 64, 64), (torch.bfloat16, 64, 0),
+])
+def test_rows_attend_to_their_own_slots_only(
+    dtype: torch.dtype, capacity: int, together: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyturn.policies.sampler.attention.TOGETHER", together)
     noise = torch.Generator().manual_seed(0)
     heads, groups, size, before = 2, 3, 8, {0: 5, 1: 9, 3: 2, 4: 0, 5: 3}
     slots = Slots(0)
