@@ -40,6 +40,10 @@ class VerifierFailed(PolyturnError, RuntimeError):
     """A verifier could not score any episode it was shown; one that it could not score among others is lost alone."""
 
 
+class LearnerFailed(PolyturnError, RuntimeError):
+    """A process of a learner that runs on several ended, hung, or answered something else than it was asked."""
+
+
 class DeadlinePassed(PolyturnError, TimeoutError):
     """A wait took longer than it may; the message says who waited for whom."""
 

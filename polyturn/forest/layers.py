@@ -62,12 +62,12 @@ def fast_layer(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tenso
     with torch.autocast("cpu", enabled=False):
         first: Tensor = _Attend.apply(hidden[0], pieces[0], *pieces[0].tensors())  # type: ignore[no-untyped-call]
         found: Tensor = _Gate.apply(first, pieces[1], *pieces[1].tensors())  # type: ignore[no-untyped-call]
-    return found[None]
+    return found
 
 
 def _pieces(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tensor, Tensor],
             low: torch.dtype) -> tuple[Attention, Gated] | None:  # fmt: skip
-    if type(layer).__name__ not in KINDS or hidden.dtype != torch.float32 or hidden.device.type != "cpu":
+    if _kind(layer) not in KINDS or hidden.dtype != torch.float32 or hidden.device.type != "cpu":
         return None
     attention, gated = layer.self_attn, layer.mlp
     if getattr(attention.config, "sliding_window", None) is not None or hidden.shape[0] != 1:
@@ -89,6 +89,16 @@ def _pieces(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tensor, 
         cos[:, :half].contiguous(), sin[:, :half].contiguous(),
     )  # fmt: skip
     return first, Gated(norms[1], tuple(three))  # type: ignore[arg-type]
+
+
+def _kind(layer: Any) -> str:
+    """The name of the layer's class; of a layer that ``fully_shard`` took, that of the class that it had before.
+
+    Sharding puts a class of the same behaviour over it. Its hooks gather the weights around the layer's call, within
+    which they are read here, and gather them again, into the same tensors, before its backward pass."""
+    kind, *above = type(layer).__mro__
+    sharded = bool(above) and above[0].__name__ == "FSDPModule" and kind.__name__ == f"FSDP{above[1].__name__}"
+    return str((above[1] if sharded else kind).__name__)
 
 
 def _scale(norm: nn.Module) -> Scale | None:
@@ -161,20 +171,21 @@ class _Gate(torch.autograd.Function):
         gate, up = gate_of(normed), up_of(normed)
         ctx.piece = piece
         ctx.save_for_backward(x, inverse, gate, up)
-        return x + down_of(nn.functional.silu(gate).mul_(up))
+        return x[None] + down_of(nn.functional.silu(gate).mul_(up))  # no view: a hook may stand on what a layer gives
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, inverse, gate, up = ctx.saved_tensors
         piece: Gated = ctx.piece
+        slope = grads[0][0]
         gate_of, up_of, down_of = piece.matrices
         low = down_of.low
         opened = nn.functional.silu(gate)
-        by_product, of_down = down_of.back(opened * up, grads[0].to(low), None, _slopes(down_of, 2, ctx))
+        by_product, of_down = down_of.back(opened * up, slope.to(low), None, _slopes(down_of, 2, ctx))
         by_up = opened.mul_(by_product)
         by_gate = torch.ops.aten.silu_backward(by_product.mul_(up), gate)
         normed = piece.norm.again(x, inverse, low)
         into, of_gate = gate_of.back(normed, by_gate, None, _slopes(gate_of, 0, ctx))
         into, of_up = up_of.back(normed, by_up, into, _slopes(up_of, 1, ctx))
         by_x, by_norm = piece.norm.back(x, inverse, into, needs=ctx.needs_input_grad[2])
-        return by_x.add_(grads[0]), None, by_norm, *of_gate, *of_up, *of_down
+        return by_x.add_(slope), None, by_norm, *of_gate, *of_up, *of_down

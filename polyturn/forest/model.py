@@ -34,9 +34,14 @@ class Forest:
     by path, with ``reason``). ``dtype``: run the layers in this type by autocast (``"bfloat16"``); the projection on
     the vocabulary stays in the weights' own type. ``recompute``: keep no activations inside a layer (gradient
     checkpointing), for less memory and a third more time. The model is put into evaluation mode: no dropout.
+    ``verdict``: (exact, reason) of another forest over the same model, for one whose weights are not there yet; None
+    = found out by running it.
     """
 
-    def __init__(self, model: nn.Module, *, dtype: str | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, dtype: str | None = None, recompute: bool = False,
+        verdict: tuple[bool, str] | None = None,
+    ) -> None:
         inner = causal_model(model)
         self.model, self.dtype, self.recompute = model, dtype, recompute
         self.body: nn.Module = getattr(inner, inner.base_model_prefix)
@@ -45,8 +50,10 @@ class Forest:
         if self.head is None:
             raise BadInput(f"{type(inner).__name__} has no vocabulary projection; expected a causal language model")
         model.eval()
-        layers = self._take_layers()
-        self.exact, self.reason = _probe(self)
+        self.layers = layers = self._take_layers()
+        self.exact, self.reason = _probe(self) if verdict is None else verdict
+        if verdict is not None and self.exact:
+            attach(model)
         if not self.exact:
             for layer in layers:
                 vars(layer).pop("forward", None)

@@ -113,6 +113,11 @@ class Tally:
     heads: dict[str, FloatArray]
 
 
+def new_tally(count: int) -> Tally:
+    """A tally of a batch of ``count`` tokens, none of them seen yet."""
+    return Tally(Counter(), np.full(count, np.nan), np.full(count, np.nan), {})
+
+
 def make_batch(
     tokens: Tokens, measured: Measured | None, columns: Mapping[str, FloatArray | None], like: Tensor,
     targets: Mapping[str, FloatArray] | None = None,
@@ -155,7 +160,7 @@ def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:
 
     Raises: NotFinite for a log-probability or a loss that is not finite, before any gradient of its pass.
     """
-    tally = Tally(Counter(), np.full(len(batch.tokens), np.nan), np.full(len(batch.tokens), np.nan), {})
+    tally = new_tally(len(batch.tokens))
     node_N = before(batch.tokens)
     for one in pack(batch.tokens.tree, node_N, limit, unit_numbers(batch.tokens, unit_of(loss))):
         parts = pack(batch.tokens.tree, node_N[one.index_R], limit) if one.nodes > limit else []
@@ -163,7 +168,7 @@ def accumulate(reader: Reader, batch: Batch, loss: Loss, limit: int) -> Tally:
             _replay(reader, batch, loss, one, parts, tally)
         else:
             reading = reader.run(batch.tokens, one.index_R)
-            _evaluate(batch, loss, one.index_R, reading, tally).backward()
+            evaluate(batch, loss, one.index_R, reading, tally).backward()
             tally.sums["nodes"] += one.nodes
     return tally
 
@@ -177,8 +182,9 @@ def unit_numbers(tokens: Tokens, unit: str) -> IntArray | None:
     return tokens.trajectory_N if unit == "trajectory" else tokens.group_N
 
 
-def _evaluate(batch: Batch, loss: Loss, index_N: IntArray, reading: Reading, tally: Tally) -> Tensor:
-    """The loss of some tokens; adds to the tally."""
+def evaluate(batch: Batch, loss: Loss, index_N: IntArray, reading: Reading, tally: Tally) -> Tensor:
+    """The loss of some tokens; adds to the tally. Raises: as :func:`accumulate`, and BadInput for a loss that is no
+    scalar or depends on nothing that was read."""
     _refuse_broken(batch.tokens, index_N, reading)
     learned = batch.learned(index_N, reading)
     found, metrics = loss(learned)
@@ -222,7 +228,7 @@ def _replay(reader: Reader, batch: Batch, loss: Loss, one: Pass, parts: list[Pas
     leaves = {
         name: torch.cat([piece[name] for piece in pieces])[order].requires_grad_() for name in pieces[0]
     }  # fmt: skip
-    _evaluate(batch, loss, one.index_R, _reading(leaves), tally).backward()
+    evaluate(batch, loss, one.index_R, reading_of(leaves), tally).backward()
     for part in parts:
         index = torch.as_tensor(part.index_R.astype(np.int64))
         fresh = reader.run(batch.tokens, one.index_R[part.index_R]).parts()
@@ -231,6 +237,7 @@ def _replay(reader: Reader, batch: Batch, loss: Loss, one: Pass, parts: list[Pas
         tally.sums["nodes"] += part.nodes
 
 
-def _reading(parts: Mapping[str, Tensor]) -> Reading:
+def reading_of(parts: Mapping[str, Tensor]) -> Reading:
+    """The reading that :meth:`Reading.parts` was made of."""
     heads = {name: value for name, value in parts.items() if name not in ("logprob_N", "entropy_N")}
     return Reading(parts["logprob_N"], parts["entropy_N"], heads)

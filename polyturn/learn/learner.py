@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,17 +17,12 @@ from polyturn.errors import BadInput, NotFinite
 from polyturn.forest.layout import pack
 from polyturn.forest.model import Forest
 from polyturn.learn.gradient import Batch, Reader, Tally, accumulate, before, make_batch, place
+from polyturn.learn.learns import Published
 from polyturn.learn.memory import FreedMemory, keep_freed_memory
 from polyturn.losses.learned import Loss, Metrics
 from polyturn.paths import merged
 from polyturn.types import FloatArray, IntArray
 from polyturn.waits import waited
-
-
-class Published(Protocol):
-    """A policy that is told that its weights have changed."""
-
-    def publish(self, version: int) -> None: ...
 
 
 class Learner:
@@ -58,7 +53,7 @@ class Learner:
         self.forest = Forest(model, dtype=dtype, recompute=recompute)
         weight: Tensor = self.forest.head.weight  # type: ignore[assignment]
         self.heads = _made_heads(heads, weight)
-        self.parameters = _chosen(model, trainable) | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
+        self.parameters = chosen(model, trainable) | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self._initial = reference == "initial"
         self._freed = FreedMemory()
         watched = _frozen_copy(model) if reference == "initial" else reference
@@ -73,13 +68,7 @@ class Learner:
 
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments."""
-        groups = [
-            {"params": [p for p in self.parameters.values() if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in self.parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.lr, betas=self.betas, fused=True
-        )
+        self.optimizer = adamw(self.parameters.values(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     # ------------------------------------------------------------ reading
 
@@ -99,15 +88,15 @@ class Learner:
             index_N, rows = one.index_R[one.index_R < count], one.index_R[one.index_R >= count] - count
             hidden_RH = self.forest.hidden(tokens.tree, node_R[one.index_R])
             found = self._reader.read(tokens, hidden_RH[: len(index_N)], index_N)
-            column["old_N"][index_N] = _numpy(found.logprob_N)
-            column["entropy_N"][index_N] = _numpy(found.entropy_N)
+            column["old_N"][index_N] = floats(found.logprob_N)
+            column["entropy_N"][index_N] = floats(found.entropy_N)
             for name, value_R in self._reader.values(hidden_RH).items():
-                column[name][index_N] = _numpy(value_R[: len(index_N)])
-                end[name][ends[rows]] = _numpy(value_R[len(index_N) :])
+                column[name][index_N] = floats(value_R[: len(index_N)])
+                end[name][ends[rows]] = floats(value_R[len(index_N) :])
             if self.reference is not None:
                 other = Reader(self.reference, nn.ModuleDict()).run(tokens, index_N)
-                column["reference_N"][index_N] = _numpy(other.logprob_N)
-        _refuse_broken(tokens, column)
+                column["reference_N"][index_N] = floats(other.logprob_N)
+        refuse_broken(tokens, column)
         return Measured(
             column["old_N"], column.get("reference_N"), column["entropy_N"], {n: column[n] for n in self.heads}, end
         )
@@ -128,8 +117,8 @@ class Learner:
         for one in pack(tokens.tree, node_N, self.tokens_per_pass):
             hidden_RH = forest.hidden(tokens.tree, node_N[one.index_R])
             for name, value_R in Reader(forest, heads).values(hidden_RH).items():
-                found[name][one.index_R] = _numpy(value_R)
-        _refuse_broken(tokens, found)
+                found[name][one.index_R] = floats(value_R)
+        refuse_broken(tokens, found)
         return found
 
     @torch.no_grad()
@@ -142,7 +131,7 @@ class Learner:
         for one in pack(tree, before_N, self.tokens_per_pass):
             hidden_NH = self.forest.hidden(tree, before_N[one.index_R])
             ones = np.ones(len(one.index_R))
-            found_N[one.index_R] = _numpy(self.forest.logprobs(hidden_NH, tree.id_U[node_N[one.index_R]], ones, {})[0])
+            found_N[one.index_R] = floats(self.forest.logprobs(hidden_NH, tree.id_U[node_N[one.index_R]], ones, {})[0])
         cuts = np.cumsum([max(len(path) - 1, 0) for path in nodes])[:-1]
         return [
             np.concatenate([[np.nan], part]) if len(path) else np.zeros(0)
@@ -191,15 +180,8 @@ class Learner:
         finally:
             self.optimizer.zero_grad(set_to_none=True)
             self._freed.give_back()
-        self.last = _spread(tally, batch, len(tokens))
-        metrics: Metrics = {name if "/" in name else f"learner/{name}": value for name, value in tally.sums.items()}
-        for name in ("learner/entropy", "learner/kl_old"):
-            metrics[name] = metrics.get(name, 0.0) / max(count, 1)
-        return {
-            "learner/loss": 0.0, "learner/nodes": 0, **metrics, "learner/tokens": count,
-            "learner/steps": int(count > 0), "learner/grad_norm": norm, "learner/lr": self.lr,
-            "learner/seconds": self.clock() - started,
-        }  # fmt: skip
+        self.last = spread(tally, batch, len(tokens))
+        return told(tally, count, {"grad_norm": norm, "lr": self.lr, "seconds": self.clock() - started})
 
     def _step(self) -> float:
         """Clips and steps; returns the norm before clipping."""
@@ -265,16 +247,38 @@ class Learner:
 
         Raises: BadInput for other parameters or shapes than this learner's; nothing is changed then.
         """
-        _copy(state["weights"], self.parameters, dry=True)
+        copy_into(state["weights"], self.parameters, dry=True)
         if self._initial:
-            _copy(state["reference"], self._reference_weights())
-        _copy(state["weights"], self.parameters)
+            copy_into(state["reference"], self._reference_weights())
+        copy_into(state["weights"], self.parameters)
         self.version, self.lr = int(state["version"]), float(state["lr"])
         self.reset_optimizer()
         for name, moments in state["optimizer"].items():
             self.optimizer.state[self.parameters[name]] = {
                 key: torch.as_tensor(value).clone().to(self.parameters[name].device) for key, value in moments.items()
             }
+
+
+def adamw(parameters: Iterable[Tensor], *, lr: float, betas: tuple[float, float],
+          weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
+    """AdamW that decays matrices only."""
+    every = list(parameters)
+    groups = [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
+
+
+def told(tally: Tally, count: int, more: Mapping[str, float]) -> Metrics:
+    """The metrics of an update over ``count`` tokens; ``more`` = what else is told of the learner, by bare name."""
+    metrics: Metrics = {name if "/" in name else f"learner/{name}": value for name, value in tally.sums.items()}
+    for name in ("learner/entropy", "learner/kl_old"):
+        metrics[name] = metrics.get(name, 0.0) / max(count, 1)
+    return {
+        "learner/loss": 0.0, "learner/nodes": 0, **metrics, "learner/tokens": count, "learner/steps": int(count > 0),
+        **{f"learner/{name}": value for name, value in more.items()},
+    }  # fmt: skip
 
 
 def merge(states: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
@@ -287,14 +291,14 @@ def merge(states: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict
     first = states[0]["weights"]
     mixed = {name: torch.zeros_like(torch.as_tensor(value), dtype=torch.float64) for name, value in first.items()}
     for state, weight in zip(states, weights, strict=True):
-        _copy(state["weights"], mixed, dry=True)
+        copy_into(state["weights"], mixed, dry=True)
         for name, value in state["weights"].items():
             mixed[name] += weight * torch.as_tensor(value).double()
     kept = {name: value.to(torch.as_tensor(first[name]).dtype) for name, value in mixed.items()}
     return {**states[0], "version": max(int(s["version"]) for s in states), "weights": kept, "optimizer": {}}
 
 
-def _copy(source: Mapping[str, Any], target: Mapping[str, Tensor], *, dry: bool = False) -> None:
+def copy_into(source: Mapping[str, Any], target: Mapping[str, Tensor], *, dry: bool = False) -> None:
     """Writes arrays into tensors of the same names and shapes."""
     shapes = ({n: tuple(v.shape) for n, v in source.items()}, {n: tuple(v.shape) for n, v in target.items()})
     if shapes[0] != shapes[1]:
@@ -308,7 +312,7 @@ def _copy(source: Mapping[str, Any], target: Mapping[str, Tensor], *, dry: bool 
             value.copy_(torch.as_tensor(source[name]))
 
 
-def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
+def chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
     """The parameters that learn; all others stop requiring gradients."""
     named = dict(model.named_parameters())
     found = {n: p for n, p in named.items() if (p.requires_grad if pattern is None else re.search(pattern, n))}
@@ -340,26 +344,26 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
     return deepcopy(model, shared).requires_grad_(False)
 
 
-def _spread(tally: Tally, batch: Batch, count: int) -> Measured:
+def spread(tally: Tally, batch: Batch, count: int) -> Measured:
     """What was read of a batch, at the places of all tokens that it came from."""
     old_N, entropy_N = np.full(count, np.nan), np.full(count, np.nan)
     old_N[batch.kept_N], entropy_N[batch.kept_N] = tally.old_N, tally.entropy_N
     reference_N = None
     if "reference_N" in batch.columns:
         reference_N = np.full(count, np.nan)
-        reference_N[batch.kept_N] = _numpy(batch.columns["reference_N"])
+        reference_N[batch.kept_N] = floats(batch.columns["reference_N"])
     heads = {name: np.full(count, np.nan) for name in tally.heads}
     for name, value_N in tally.heads.items():
         heads[name][batch.kept_N] = value_N
     return Measured(old_N, reference_N, entropy_N, heads)
 
 
-def _refuse_broken(tokens: Tokens, column: Mapping[str, FloatArray]) -> None:
+def refuse_broken(tokens: Tokens, column: Mapping[str, FloatArray]) -> None:
     for name, values in column.items():
         if not np.isfinite(values).all():
             worst = int(np.argmin(np.isfinite(values)))
             raise NotFinite(f"{name} measured as {values[worst]} at {place(tokens, worst)}; the weights are broken")
 
 
-def _numpy(values: Tensor) -> FloatArray:
+def floats(values: Tensor) -> FloatArray:
     return values.double().cpu().numpy()

@@ -17,7 +17,7 @@ from polyturn.advantages.turn import alike, as_tokens
 from polyturn.arrays import Advantage, Tokens, Turns, Weighting, as_turns, lay_out
 from polyturn.errors import BadInput, NotTrainable
 from polyturn.learn.account import account_of
-from polyturn.learn.learner import Learner
+from polyturn.learn.learns import Learns
 from polyturn.learn.rounding import MOST
 from polyturn.learn.run import Run
 from polyturn.learn.split import split_gaps
@@ -98,7 +98,7 @@ class Stage:
     """Who plays, by name."""
     model: Local
     """What is trained and published; plays where it stands in ``policies``."""
-    learner: Learner
+    learner: Learns
     rule: Rule | Callable[[int], Rule]
     """A function of the iteration for what changes with it: a coefficient, a phase. It must give the same rule for the
     same iteration, so that a resume goes on where it stood."""

@@ -1,0 +1,1 @@
+"""A learner over several processes: one drives and plays, all compute, each keeps its shard of weights and moments."""
