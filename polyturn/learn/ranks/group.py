@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from polyturn.errors import BadInput, LearnerFailed
@@ -74,9 +75,7 @@ def join(rank: int, size: int, store: Any, *, deadline_s: float, device: str = "
     The backend goes by the device: gloo between processors, nccl between GPUs, one for each rank of a machine.
     Raises: BadInput for a machine with fewer GPUs than ranks, or a device that has no backend.
     """
-    if dist.is_initialized():
-        raise BadInput("this process is in a torch.distributed group already, and a learner on several ranks makes its "
-                       "own; end that one with torch.distributed.destroy_process_group()")
+    _refuse_joined()
     place = device_of(device)
     if place.type not in ("cpu", "cuda"):
         raise BadInput(f"a learner on several ranks computes on cpu or cuda, not on {place.type}")
@@ -88,6 +87,12 @@ def join(rank: int, size: int, store: Any, *, deadline_s: float, device: str = "
     mesh = init_device_mesh(place.type, (size,))
     orders = dist.new_group(backend="gloo", timeout=timedelta(seconds=FOR_EVER_S))
     return Joined(rank, size, place, mesh, orders, deadline_s)
+
+
+def _refuse_joined() -> None:
+    if dist.is_initialized():
+        raise BadInput("this process is in a torch.distributed group already, and a learner on several ranks makes its "
+                       "own; end that one with torch.distributed.destroy_process_group()")
 
 
 def _own_gpu(number: int) -> torch.device:
@@ -194,6 +199,7 @@ def open_ranks(count: int, *, deadline_s: float = 600.0, device: str = "") -> Ra
         raise BadInput(f"{count} ranks; expected at least 2, or a Learner for one process")
     if "RANK" in os.environ:
         return _under_torchrun(count, deadline_s, device)
+    _refuse_joined()
     if device_of(device).type == "cuda" and count > torch.cuda.device_count():
         _own_gpu(count - 1)
     listening = socket.create_server((LOOPBACK, 0))
@@ -202,7 +208,7 @@ def open_ranks(count: int, *, deadline_s: float = 600.0, device: str = "") -> Ra
     started: list[subprocess.Popen[bytes]] = []
     try:
         with loopback():
-            store = dist.TCPStore(LOOPBACK, port, count, is_master=True, wait_for_workers=False,
+            store = TCPStore(LOOPBACK, port, count, is_master=True, wait_for_workers=False,
                                   timeout=timedelta(seconds=JOIN_S), master_listen_fd=listening.detach())
             started += [_start(rank, count, port, handle, deadline_s, device) for rank in range(1, count)]
             _await(store, started, Path(name))
@@ -260,7 +266,7 @@ def join_from_environment(*, deadline_s: float, device: str = "") -> Joined:
     hosts = int(rank) == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun has it open
     own = socket.create_server((LOOPBACK, int(port))).detach() if hosts and address == LOOPBACK else None
     with loopback(address):
-        store = dist.TCPStore(address, int(port), int(size), is_master=hosts, wait_for_workers=False,
+        store = TCPStore(address, int(port), int(size), is_master=hosts, wait_for_workers=False,
                               timeout=timedelta(seconds=JOIN_S), master_listen_fd=own)
         store.set(f"here/{rank}", "1")
         return join(int(rank), int(size), store, deadline_s=deadline_s, device=device)

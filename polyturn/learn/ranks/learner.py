@@ -75,7 +75,7 @@ class RankedLearner:
         learning = chosen(model, trainable)
         self._playing: dict[str, Tensor] = dict(learning)
         self._freed = FreedMemory()
-        spec = {
+        spec: dict[str, Any] = {
             "model": described(model), "heads": list(heads), "reference": reference == "initial",
             "verdict": [self.forest.exact, self.forest.reason], "dtype": dtype, "recompute": recompute,
             "betas": list(betas), "weight_decay": weight_decay,
@@ -262,7 +262,8 @@ class RankedLearner:
     def _replay(self, batch: Batch, loss: Loss, one: Pass, parts: Sequence[Pass], tally: Tally,
                 used: set[str]) -> None:  # fmt: skip
         """A unit that does not fit into one pass: read without a graph in parts, then part by part with it."""
-        size, whole = self.ranks.size, {}
+        size = self.ranks.size
+        whole: Found = {}
         for each in rounds(parts, size):
             answers = self._together("read", [part_of(batch.tokens, one.index_R[part.index_R]) for part in each])
             for part, found in zip(each, answers, strict=True):

@@ -82,7 +82,7 @@ class Shard:
         """What the model, or its reference, says about a part: ``logprob_N``, ``entropy_N``, and heads over R."""
         whole = self.reference if reference and self.reference is not None else self.whole
         found = whole(part)
-        whole.reshard()
+        _released(whole)
         return self._by_name(found)
 
     def learn(self, part: Part) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class Shard:
         """Forgets the graph that is kept, and all gradients."""
         self._graph = ()
         self.optimizer.zero_grad(set_to_none=True)
-        self.whole.reshard()
+        _released(self.whole)
 
     def _by_name(self, found: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(("logprob_N", "entropy_N", *self.heads), found, strict=True))
@@ -196,10 +196,16 @@ class Shard:
 
 def _sharded(module: nn.Module, mesh: DeviceMesh) -> None:
     """Shards what no module inside has sharded; gradients are summed over ranks, not averaged."""
-    found = fully_shard(module, mesh=mesh)
-    assert isinstance(found, FSDPModule)
-    found.set_gradient_divide_factor(1.0)
-    found.set_force_sum_reduction_for_comms(True)
+    fully_shard(module, mesh=mesh)
+    assert isinstance(module, FSDPModule)
+    module.set_gradient_divide_factor(1.0)
+    module.set_force_sum_reduction_for_comms(True)
+
+
+def _released(module: nn.Module) -> None:
+    """Frees the gathered weights that a call leaves behind where no backward pass follows."""
+    assert isinstance(module, FSDPModule)
+    module.reshard()
 
 
 def _named(whole: Whole) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from polyturn.errors import BadInput, LearnerFailed
+from polyturn.learn.learner import Learner
 from polyturn.learn.ranks.group import Ranks, join_from_environment, open_ranks
 from polyturn.learn.ranks.learner import RankedLearner
 from polyturn.losses.policy_gradient import policy_gradient
@@ -146,11 +147,10 @@ def test_the_same_script_runs_under_the_variables_of_torchrun() -> None:
         for process in both:
             process.kill()
     assert [process.returncode for process in both] == [0, 0], said
-    with learning(60.0) as (_, learner):
-        fresh = RankedLearner(learner.ranks, tiny_model(VOCABULARY, 0), lr=1e-3)
-        tokens = random_tokens(np.random.default_rng(0))
-        ones = np.ones(len(tokens))
-        norm = fresh.update(tokens, None, ones, ones / len(tokens), policy_gradient)["learner/grad_norm"]
+    tokens = random_tokens(np.random.default_rng(0))
+    ones = np.ones(len(tokens))
+    alone = Learner(tiny_model(VOCABULARY, 0), lr=1e-3)
+    norm = alone.update(tokens, None, ones, ones / len(tokens), policy_gradient)["learner/grad_norm"]
     assert float(said[0][0].split()[1]) == pytest.approx(norm, rel=1e-5)
     assert said[1][0] == ""
 
@@ -170,8 +170,6 @@ def test_what_cannot_be_joined_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_process_that_cannot_start_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYTURN_RANKS_DEADLINE", "nothing")
-    monkeypatch.setenv("PYTHONSTARTUP", "")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(LearnerFailed, match="rank 1 ended with exit status 1"):
         open_ranks(2, device="cpu")
