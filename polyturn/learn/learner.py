@@ -261,7 +261,7 @@ class Learner:
 
 def adamw(parameters: Iterable[Tensor], *, lr: float, betas: tuple[float, float],
           weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
-    """AdamW that decays matrices only."""
+    """AdamW of some parameters, matrices of which decay and nothing else."""
     every = list(parameters)
     groups = [
         {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},

@@ -2,7 +2,7 @@
 
 Weights are sharded by FSDP2: a rank keeps one part in so many of each parameter, and gathers a layer around the call
 of that layer and around its backward pass. Everything here that touches weights must be called on all ranks, in the
-same order; what differs between ranks is the part that they compute.
+same order; what differs between ranks is the part that they compute, and whether it is any.
 """
 
 from __future__ import annotations
