@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from polyturn.errors import BadInput, MissingPackage, UnknownName
+from polyturn.errors import BadInput, MissingPackage, PolyturnError, UnknownName
 from polyturn.record.read import read_metrics
 from polyturn.record.run import RunInfo, is_locked, read_info
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POLL_S = 1.0
+
+
+class TrackerFailed(PolyturnError, OSError):
+    """What was to be handed on could not be: a server that is not there, or refuses."""
 
 
 class Tracker(Protocol):
@@ -41,8 +45,8 @@ def export(
     """How many rows of metrics were handed to the tracker ``to`` (:data:`TRACKERS`).
 
     ``out``: the folder (MLflow: or ``http(s)://`` address) they go to; empty = ``trackers/<to>`` in the run folder.
-    ``follow`` goes on until the run ends. Raises: UnknownName, MissingPackage, BadInput for a place that holds an
-    export already, and for a run that went back to a checkpoint while it was followed.
+    ``follow`` goes on until the run ends. Raises: TrackerFailed, UnknownName, MissingPackage, BadInput for a place that
+    holds an export already, and for a run that went back to a checkpoint while it was followed.
     """
     if to not in TRACKERS:
         raise UnknownName("tracker", to, TRACKERS)
@@ -66,8 +70,12 @@ def export(
                 break
             sleep(POLL_S)
         status = read_info(folder).status
-    finally:
+    except TrackerFailed:
+        raise  # it would not take the end either
+    except BaseException:
         tracker.close(status)
+        raise
+    tracker.close(status)
     return done
 
 
@@ -82,9 +90,10 @@ def _opened(to: str, info: RunInfo, place: str, project: str) -> Tracker:
 
 @contextmanager
 def _quiet(to: str) -> Iterator[None]:
-    """Settings by which the packages stay local and silent; what was set before is left."""
+    """Settings by which the packages stay local and silent, and give up; what was set before is left."""
     given = {"wandb": {"WANDB_SILENT": "true"}, "mlflow": {"MLFLOW_ALLOW_FILE_STORE": "true",
-             "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}}.get(to, {})
+             "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+             "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}}.get(to, {})
     for name, value in given.items():
         os.environ.setdefault(name, value)
     yield
@@ -166,30 +175,47 @@ class _Wandb:
 
 
 class _MLflow:
-    """An experiment in a folder, or on a server of one's own."""
+    """An experiment in a folder, or on a server of one's own. Raises: TrackerFailed where it takes nothing."""
 
     def __init__(self, info: RunInfo, place: str, project: str) -> None:
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
         self._metric = Metric
-        where = place if place.startswith(("http://", "https://")) else _fresh(Path(place)).as_uri()
-        self._client = MlflowClient(where)
+        self._ended = round(info.started * 1000)
+        self._where = place if place.startswith(("http://", "https://")) else _fresh(Path(place)).resolve().as_uri()
+        self._client = MlflowClient(self._where)
+        with self._asked():
+            self._begin(info, project, Param)
+
+    def _begin(self, info: RunInfo, project: str, param: Any) -> None:
         known = self._client.get_experiment_by_name(project)
         experiment = known.experiment_id if known is not None else self._client.create_experiment(project)
         run = self._client.create_run(
             experiment, start_time=round(info.started * 1000), tags={"mlflow.runName": info.id})
         self._id = run.info.run_id
-        params = [Param(name, str(value)[:500]) for name, value in info.settings.items()]
+        params = [param(name, str(value)[:500]) for name, value in info.settings.items()]
         self._client.log_batch(self._id, params=params)
 
     def row(self, step: int, at: float, values: Mapping[str, float]) -> None:
-        told = [self._metric(name, value, round(at * 1000), step) for name, value in values.items()]
-        self._client.log_batch(self._id, metrics=told)
+        self._ended = round(at * 1000)
+        told = [self._metric(name, value, self._ended, step) for name, value in values.items()]
+        with self._asked():
+            self._client.log_batch(self._id, metrics=told)
 
     def close(self, status: str) -> None:
         done = {"finished": "FINISHED", "running": "RUNNING", "stopped": "KILLED", "killed": "KILLED"}
-        self._client.set_terminated(self._id, done.get(status, "FAILED"))
+        with self._asked():
+            self._client.set_terminated(self._id, done.get(status, "FAILED"), self._ended)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise TrackerFailed(f"MLflow at {self._where} does not take the run: {error.message:.500}") from error
 
 
 TRACKERS: Mapping[str, tuple[str, Callable[[RunInfo, str, str], Tracker]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from polyturn.cli.main import main
 from polyturn.errors import BadInput, UnknownName
 from polyturn.record.read import read_metrics
 from polyturn.record.trackers import export
@@ -62,6 +63,23 @@ def test_mlflow_reads_the_same_numbers_and_times(folder: Path, tmp_path: Path) -
         assert sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)) == values
     times = [m.timestamp for m in client.get_metric_history(run.info.run_id, "learner/loss")]
     assert sorted(times) == [round(row["time"] * 1000) for row in read_metrics(folder)]
+    assert run.info.end_time == max(times)
+
+
+def test_mlflow_in_a_folder_named_from_here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export(folder, "mlflow", out="ml") == 3
+    assert list((tmp_path / "ml").glob("*/*/metrics/learner/loss"))
+
+
+def test_a_server_that_is_not_there_is_said_in_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert main(["track", str(folder), "--to", "mlflow", "--out", "http://127.0.0.1:9"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith("polyturn: error: MLflow at http://127.0.0.1:9 does not take the run: ")
+    assert "refused" in said
 
 
 def logged(data: bytes) -> Iterator[bytes]:
