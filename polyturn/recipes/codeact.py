@@ -8,7 +8,7 @@ untrained model to everyday questions, and how well it still predicts others of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from polyturn.rollout.pool import Pool, play, without_errors
 from polyturn.rollout.score import score_matches
 from polyturn.seeds import derive
 from polyturn.tools.sandbox.interpreter import Sandbox
-from polyturn.types import Group, Limits, Message, Sampling, Task, assistant, user
+from polyturn.types import Episode, Group, Limits, Message, Sampling, Task, assistant, user
 
 AGENT = frozenset({"agent"})
 STUDY = Study(
@@ -232,9 +232,12 @@ class _Work:
         if settings.before_tasks:
             solved_by = Dictated(name="main", chat=self.model.chat)
             best = await self._rate("solver", test_matches(settings, solver(settings.arm)), solved_by)
-            self.outcome |= {"solver_many": best["success_many"], "solver_few": best["success_few"]}
+            self.outcome |= {f"solver_{size}": best[f"success_{size}"] for size in ("many", "few")
+                             if f"success_{size}" in best}
             matches = held_out(settings)[: settings.before_tasks]
-            self.outcome["executable_before"] = (await self._rate("before", matches, self.model))["executable"]
+            first = await self._rate("before", matches, self.model)
+            if "executable" in first:
+                self.outcome["executable_before"] = first["executable"]
         if settings.mix:
             self.run.progress.note("asking the untrained model everyday questions")
             said = await self._replies()
@@ -340,34 +343,43 @@ def speaker(task: Task) -> Mapping[str, Player]:
 def outcome_of(groups: Sequence[Group], *, few: int, turns: int) -> dict[str, float]:
     """Success with at most ``few`` offers and with more, turns (a failure counts them all), and of all actions the
     shares that could be run and that were invalid. Success is of the tasks whose answer is a price: ``none`` is guessed
-    rightly without a call."""
-    rows = [(int(e.task.payload["cities"]) * int(e.task.payload["vendors"]), e) for group in groups for e in group]
+    rightly without a call. Episodes that broke count in nothing; a number that nothing was there for is left out."""
+    whole = [episode for group in without_errors(groups) for episode in group]
+    rows = [(_offers(e), e) for e in whole]
     priced = [(n, e) for n, e in rows if e.final is not None and e.final["expected"] != NOTHING]
-    won = {e.id: bool(e.scores["score"]["agent"].success) for _, e in rows if "score" in e.scores}
+    won = {e.id: bool(e.scores["score"]["agent"].success) for e in whole}
     counts = [action_counts(e) for _, e in rows]
     tools = sum(c["use_tool"] for c in counts)
     acts = sum(c["use_tool"] + c["propose_solution"] + c["invalid_action"] for c in counts)
-    spent = [sum(map(len, (t.turns for t in e.trajectories))) if won.get(e.id) else turns for _, e in rows]
+    spent = [sum(len(t.turns) for t in e.trajectories) if won[e.id] else turns for e in whole]
     bad = sum(c["invalid_action"] for c in counts)
-    return {
-        "success_many": _mean([won.get(e.id, False) for n, e in priced if n > few]),
-        "success_few": _mean([won.get(e.id, False) for n, e in priced if n <= few]),
-        "turns": _mean(spent), "executable": sum(c["executable"] for c in counts) / max(1, tools + bad),
-        "invalid": bad / max(1, acts),
+    found = {
+        "success_many": _share(*_sum(won[e.id] for n, e in priced if n > few)),
+        "success_few": _share(*_sum(won[e.id] for n, e in priced if n <= few)),
+        "turns": _share(sum(spent), len(spent)),
+        "executable": _share(sum(c["executable"] for c in counts), tools + bad), "invalid": _share(bad, acts),
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _offers(episode: Episode) -> int:
+    return int(episode.task.payload["cities"]) * int(episode.task.payload["vendors"])
+
+
+def _sum(values: Iterable[bool]) -> tuple[int, int]:
+    held = list(values)
+    return sum(held), len(held)
+
+
+def _share(part: float, of: int) -> float | None:
+    return part / of if of else None
 
 
 def by_offers(groups: Sequence[Group]) -> dict[str, list[float]]:
-    """Number of offers -> [episodes, successes]."""
+    """Number of offers -> [episodes, successes], of the episodes that did not break."""
     found: dict[int, list[float]] = {}
-    for episode in (episode for group in groups for episode in group):
-        offers = int(episode.task.payload["cities"]) * int(episode.task.payload["vendors"])
-        score = episode.scores.get("score", {}).get("agent")
-        row = found.setdefault(offers, [0.0, 0.0])
+    for episode in (episode for group in without_errors(groups) for episode in group):
+        row = found.setdefault(_offers(episode), [0.0, 0.0])
         row[0] += 1
-        row[1] += bool(score and score.success)
+        row[1] += bool(episode.scores["score"]["agent"].success)
     return {str(offers): found[offers] for offers in sorted(found)}

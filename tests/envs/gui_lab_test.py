@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from graphlib import TopologicalSorter
 from itertools import islice, pairwise, product
@@ -396,18 +395,3 @@ def test_options_that_do_not_exist() -> None:
         gui_lab().tasks("validation")
     with pytest.raises(UnknownName):
         gui_lab().task("page_0", "page_999")
-
-
-async def test_twenty_thousand_text_steps_a_second() -> None:
-    """On one unloaded core; a quarter of it is demanded here, in processor time, beside whatever else runs."""
-    lab = gui_lab()
-    tasks, steps, started = list(lab.tasks("test")), 0, time.process_time()
-    for task in tasks * 10:
-        env, answer = await lab.make(task, 0), lab.random_clicker(task, 0)
-        step = await env.start()
-        while step.asks:
-            step = await env.step({"agent": answer(step.asks[0])})
-            steps += 1
-    rate = steps / (time.process_time() - started)
-    print(f"{rate:.0f} text steps a second")
-    assert rate > 5_000

@@ -27,7 +27,7 @@ from polyturn.recipes.codeact import (
 )
 from polyturn.record.read import read_episodes, read_metrics
 from polyturn.record.write import open_run
-from polyturn.types import Episode, Event, Message, Score, Task, Trajectory, Turn, user
+from polyturn.types import Episode, Event, Message, Score, Stop, Task, Trajectory, Turn, user
 
 SMALL = Settings(
     "tiny", trajectories=8, updates=2, tokens=150, mix=0.0, test_tasks=2, before_tasks=1, reply_tokens=4, save_every=1,
@@ -48,8 +48,7 @@ async def test_two_iterations(tmp_path: Path, arm: Space) -> None:
     run = await finished(tmp_path / "run", replace(SMALL, arm=arm))
     assert run.results["isolation"] in ("bubblewrap", "namespaces")
     assert run.results["outcome"].keys() == {
-        "solver_many", "solver_few", "executable_before", "success_many", "success_few", "turns", "executable",
-        "invalid"}
+        "solver_few", "executable_before", "success_few", "turns", "executable", "invalid"}  # no task of many offers
     assert run.results["outcome"]["solver_few"] == 1.0 and set(run.results["curve_solver"]) <= {*"23456"}
     rows = read_metrics(run.folder)
     assert [row["stage"] for row in rows] == ["imitate"] * 2
@@ -57,7 +56,7 @@ async def test_two_iterations(tmp_path: Path, arm: Space) -> None:
     shown = [e for e in read_episodes(run.folder) if e.id.startswith("demonstration.")]
     assert len(shown) == 8 and all(e.stop.reason == "right" for e in shown)
     assert audit_run(run.folder).faults == []
-    assert "success_many" in run.results["text"]
+    assert "success_few" in run.results["text"]
 
 
 async def test_replies_of_the_untrained_model_are_mixed_in(tmp_path: Path) -> None:
@@ -107,6 +106,17 @@ def test_the_outcome_by_hand() -> None:
     # actions and 1 invalid; invalid 1 of 9
     assert found == {"success_many": 1.0, "success_few": 0.5, "turns": 6.25, "executable": 3 / 5, "invalid": 1 / 9}
     assert by_offers(groups) == {"2": [1.0, 1.0], "9": [1.0, 0.0], "10": [1.0, 1.0], "15": [1.0, 0.0]}
+
+
+def test_nothing_is_no_zero_and_what_broke_counts_in_nothing() -> None:
+    many = (episode("c", 2, 5, True, ("use_tool", "ok"), ("propose_solution", "ok")),)
+    lost = episode("b", 3, 3, False, ("use_tool", "error"))
+    broken = replace(lost, stop=Stop("error", "verifier score: late"), scores={})
+    # no task of few offers is left
+    assert outcome_of([many, (broken,)], few=9, turns=10) == {
+        "success_many": 1.0, "turns": 2.0, "executable": 1.0, "invalid": 0.0}
+    assert by_offers([many, (broken,)]) == {"10": [1.0, 1.0]}
+    assert outcome_of([(broken,)], few=9, turns=10) == {}
 
 
 def test_what_stands_before_and_after_a_run() -> None:

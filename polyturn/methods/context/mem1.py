@@ -29,6 +29,7 @@ from polyturn.arrays import BoolArray, Weighting, in_play
 from polyturn.contexts.memory import Memory
 from polyturn.desk import Desk
 from polyturn.envs.composition import action, matched
+from polyturn.errors import BadInput
 from polyturn.learn.loop import Rule
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
@@ -146,9 +147,15 @@ def context_series(episode: Episode, seat: Seat = "agent") -> tuple[int, ...]:
 
 
 def peak_context(episodes: Sequence[Episode], seat: Seat = "agent") -> float:
-    """The mean over episodes of their largest context, in tokens; episodes that broke are left out."""
+    """The mean over episodes of their largest context, in tokens; episodes that broke are left out.
+
+    Raises: BadInput where none is left.
+    """
     peaks = [max(series) for e in episodes if e.stop.kind != "error" and (series := context_series(e, seat))]
-    return float(np.mean(peaks)) if peaks else 0.0
+    if not peaks:
+        raise BadInput(f"of {len(episodes)} episodes none ended without an error and with a turn of seat {seat!r}, so "
+                       "there is no context to measure")
+    return float(np.mean(peaks))
 
 
 # ---------------------------------------------------------------- layouts of a pruned rollout

@@ -17,6 +17,7 @@ from polyturn.arrays import as_turns, lay_out
 from polyturn.contexts.keep import Keep
 from polyturn.desk import Budget, Desk, Log
 from polyturn.envs.lookup import composed_lookup
+from polyturn.errors import BadInput
 from polyturn.learn.learner import Learner
 from polyturn.losses.learned import Learned
 from polyturn.methods.context.mem1 import (
@@ -308,6 +309,8 @@ def test_the_peak_counts_every_rollout_also_one_that_failed() -> None:
     short = replace(made, trajectories=(replace(trajectory, turns=turns[:1]),), stop=Stop("truncated"))
     broken: Episode = replace(made, stop=Stop("error"))
     assert peak_context([made, short, broken]) == (23 + 12) / 2
+    with pytest.raises(BadInput, match="of 1 episodes none ended without an error"):
+        peak_context([broken])
 
 
 async def test_the_context_keeps_its_contract_and_says_nothing_without_a_limit() -> None:
