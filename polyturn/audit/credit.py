@@ -10,6 +10,7 @@ import numpy as np
 
 from polyturn.arrays import BoolArray
 from polyturn.audit.found import fault
+from polyturn.record.credit import may_demonstrate, waived
 from polyturn.record.read import read_credit
 from polyturn.record.rules import owners
 from polyturn.types import Episode, Finding, Span, Trajectory, root_of
@@ -54,10 +55,11 @@ class CreditRows:
         span = trajectory.spans[row["span"]]
         if any(row[name] is not None and len(row[name]) != len(span.ids) for name in ("weight", "advantage", "old")):
             return [fault("unknown_token", place, len(weight), f"{len(weight)} weights for {len(span.ids)} tokens")]
-        waived = row["waiver"] == "demonstrations" and not span.sampled
-        if waived or row["waiver"] in ("observations", "steps"):
-            self.waivers[row["waiver"]] = self.waivers.get(row["waiver"], 0) + int(trained.sum())
-        checks = {**_place_checks(row, episode, trajectory, waived), **_token_checks(row, span, waived),
+        names = waived(row)
+        shown = "demonstrations" in names and not span.sampled and may_demonstrate(episode, trajectory)
+        for name in sorted(names - {"demonstrations"} | ({"demonstrations"} if shown else set())):
+            self.waivers[name] = self.waivers.get(name, 0) + int(trained.sum())
+        checks = {**_place_checks(row, episode, trajectory, shown), **_token_checks(row, span, shown),
                   **self._update_checks(row, span, trained)}
         return [fault(name, {**place, "token": int((bad & trained).argmax())}, int((bad & trained).sum()), reason)
                 for name, (bad, reason) in checks.items() if (bad & trained).any()]
@@ -84,13 +86,13 @@ def _place(row: Mapping[str, Any]) -> dict[str, Any]:
             "span": row["span"], "iteration": row["iteration"], "stage": row["stage"]}
 
 
-def _place_checks(row: Mapping[str, Any], episode: Episode, trajectory: Trajectory, waived: bool) -> _Checks:
-    """Whether this span of this episode may be trained at all."""
+def _place_checks(row: Mapping[str, Any], episode: Episode, trajectory: Trajectory, shown: bool) -> _Checks:
+    """Whether this span of this episode may be trained at all; ``shown``: as a demonstration."""
     span = trajectory.spans[row["span"]]
     wrote = owners(trajectory).get(row["span"], [])
     turn = wrote[0] if wrote else None
     wrong: Mapping[str, tuple[bool, Callable[[], str]]] = {
-        "not_sampled": (not span.sampled and not waived, lambda: "trained, and not sampled by the policy"),
+        "not_sampled": (not span.sampled and not shown, lambda: "trained, and not sampled by the policy"),
         "owner": (len(wrote) != 1, lambda: f"{len(wrote)} turns own the span; expected one"),
         "wrong_turn": (turn is not None and turn.at != row["at"],
                        lambda: f"credited to the turn at {row['at']}, written by {[t.at for t in wrote]}"),
@@ -104,7 +106,7 @@ def _place_checks(row: Mapping[str, Any], episode: Episode, trajectory: Trajecto
     return {name: (everywhere, reason()) for name, (is_wrong, reason) in wrong.items() if is_wrong}
 
 
-def _token_checks(row: Mapping[str, Any], span: Span, waived: bool) -> _Checks:
+def _token_checks(row: Mapping[str, Any], span: Span, shown: bool) -> _Checks:
     """Whether each token's numbers can be: finite weights, log-probabilities known and at most zero, ids allowed."""
     length = len(span.ids)
     unknown = np.full(length, np.nan)
@@ -121,7 +123,7 @@ def _token_checks(row: Mapping[str, Any], span: Span, waived: bool) -> _Checks:
         "positive_logprob": (logprob > ABOVE_ZERO, "the log-probability is above zero"),
         "outside_support": (_outside(span), "the id is not among those that its mask allowed"),
     }
-    if not waived:
+    if not shown:
         checks["unknown_logprob"] = (~np.isfinite(logprob), "the log-probability when it was sampled is unknown")
     return checks
 

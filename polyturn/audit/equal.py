@@ -60,7 +60,7 @@ class Signal:
         total_CB = np.nansum(turns.reward_CBK, axis=2)
         sets = [np.flatnonzero(counts_B & (turns.group_B == g)) for g in np.unique(turns.group_B[counts_B]).tolist()]
         several = [members for members in sets if len(members) > 1]
-        if update.waiver == "demonstrations" or not several:
+        if update.imitates or not several:
             return
         self.groups += len(several)
         self.equal += sum(bool((np.ptp(total_CB[:, members], axis=1) <= ROUNDING).all()) for members in several)

@@ -31,7 +31,7 @@ def lost_reward(update: Update) -> Iterator[Finding]:
     """
     turns = update.turns
     channels = whole_channels(turns)
-    if not channels or update.waiver == "demonstrations":
+    if not channels or update.imitates:
         return
     total_CB = np.nansum(turns.reward_CBK[channels], axis=2)
     push_BK = _pushes_BK(update)

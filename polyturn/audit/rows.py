@@ -25,15 +25,19 @@ FEWEST = 3
 
 
 def rows_for_rollouts(update: Update) -> Iterator[Finding]:
-    """One finding for an update, at the rollout with the most rows, with the mean that was used.
+    """One finding for an update, at the rollout with the most rows, with the mean that was used. Where the stage says
+    that every step is a sample, a mean over steps is right too.
 
     Nothing is said of groups of two, nor where tokens would count the same as rows: a statistic over tokens is a method
     (REINFORCE++).
     """
     turns = update.turns
-    if update.waiver in ("demonstrations", "steps"):
+    if update.imitates:
         return
     counted, alike_B, many_WB = counted_B(turns), update.alike_B(), _rows_B(update)
+    by_step = many_WB["kept turns"] if "steps" in update.waivers else None
+    if by_step is not None:
+        many_WB = {name: rows_B for name, rows_B in many_WB.items() if name not in ("turns", "kept turns")}
     for channel in range(len(turns.channels)):
         total_B = np.nansum(turns.reward_CBK[channel], axis=1)
         used: dict[str, list[tuple[float, float, float]]] = {name: [] for name in many_WB}
@@ -42,17 +46,18 @@ def rows_for_rollouts(update: Update) -> Iterator[Finding]:
             if centre is None:
                 continue
             plain, by_token = total_B[members].mean(), _mean(total_B, _tokens_B(update), members)
+            right = (plain,) if by_step is None else (plain, _mean(total_B, by_step, members))
             for name, rows_B in many_WB.items():
                 by_row = _mean(total_B, rows_B, members)
-                if abs(by_row - plain) > 100 * CLOSE and abs(by_row - by_token) > 100 * CLOSE:
-                    used[name].append((centre, by_row, plain))
+                if all(abs(by_row - other) > 100 * CLOSE for other in (*right, by_token)):
+                    used[name].append((centre, by_row, right[-1]))
         for name, seen in used.items():
             if seen and all(abs(centre - by_row) < CLOSE for centre, by_row, _ in seen):
                 b = int(np.where(counted, many_WB[name], -1).argmax())
-                centre, _, plain = seen[0]
+                centre, _, expected = seen[0]
                 yield fault("rows_for_rollouts", update.row_place(b), centre, f"the baseline of "
                             f"{turns.channels[channel]!r} is its mean over {name}, {centre:.6g}, and not over "
-                            f"rollouts, {plain:.6g}")
+                            f"{'rollouts' if by_step is None else 'steps'}, {expected:.6g}")
                 return
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from polyturn.arrays import BoolArray, Measured, Source, Tokens, Turns, as_turns, in_play, lay_out
+from polyturn.record.credit import waived, writer_of
 from polyturn.types import Episode, Finding, FloatArray, IntArray, PolicyInfo, Turn
 
 Row: TypeAlias = Mapping[str, Any]
@@ -24,7 +25,8 @@ class Update:
     iteration: int
     version: int | None
     """Of the weights before the update."""
-    waiver: str
+    waivers: frozenset[str]
+    """Of all of its rows."""
     turns: Turns
     advantage_N: FloatArray
     weight_N: FloatArray
@@ -41,6 +43,11 @@ class Update:
     def tokens(self) -> Tokens:
         """The laid out tokens."""
         return self.turns.tokens
+
+    @property
+    def imitates(self) -> bool:
+        """Whether every token with weight is a demonstration, so that nothing was learned by what it was worth."""
+        return "demonstrations" in self.waivers and not self.tokens.sampled_N[self.weight_N != 0].any()
 
     @property
     def held_N(self) -> BoolArray:
@@ -96,16 +103,16 @@ def key_of(row: Row) -> Key:
 
 def info_of(source: Source) -> PolicyInfo | None:
     """Who wrote a trajectory, where the cast says so, for its seat or another."""
-    seat = source.episode.cast.get(source.trajectory.seat)
-    named = (info for info in (seat, *source.episode.cast.values()) if info and info.name == source.trajectory.policy)
-    return next(named, None)
+    return writer_of(source.episode, source.trajectory)
 
 
 def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode], *, first: bool = True) -> Update:
     """The update of these rows, all of one policy. Raises: as :func:`polyturn.arrays.lay_out` and ``as_turns``."""
-    groups: dict[str, dict[Key, Episode]] = {}
-    for key in dict.fromkeys(key_of(row) for row in rows):
-        groups.setdefault(episodes[key].group or episodes[key].id, {})[key] = episodes[key]
+    groups: dict[str | int, dict[Key, Episode]] = {}
+    for row in rows:
+        key, place = key_of(row), row.get("batch_group")
+        name = (episodes[key].group or episodes[key].id) if place is None else place
+        groups.setdefault(name, {})[key] = episodes[key]
     tokens = lay_out([tuple(group.values()) for group in groups.values()], rows[0]["policy"])
     keys = {id(episode): key for group in groups.values() for key, episode in group.items()}
     found = {(key_of(row), row["seat"], row["span"]): row for row in rows}
@@ -122,9 +129,9 @@ def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode], *, first: bool
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
     reference_N = None if np.isnan(whole["reference"]).all() else whole["reference"]
     turns = as_turns(tokens, Measured(whole["old"], reference_N, whole["entropy"]))
-    one = rows[0]
+    one, waivers = rows[0], frozenset(name for row in rows for name in waived(row))
     return Update(
-        one["stage"], one["iteration"], one["version"], one["waiver"], turns, whole["advantage"], whole["weight"],
+        one["stage"], one["iteration"], one["version"], waivers, turns, whole["advantage"], whole["weight"],
         whole["old"], whole["reference"], whole["span"].astype(np.int32), whole["offset"].astype(np.int32), first,
     )
 

@@ -27,7 +27,7 @@ from polyturn.losses.likelihood import likelihood
 from polyturn.losses.weighting import token_mean
 from polyturn.policies.local import Local
 from polyturn.protocols import Curriculum, Filter, Match, Policy, Stateful, Verifier
-from polyturn.record.credit import Waiver, credit_rows
+from polyturn.record.credit import Waiver, credit_rows, may_demonstrate
 from polyturn.record.read import read_metrics
 from polyturn.rollout.borrowed import borrowed
 from polyturn.rollout.pool import Pool, play, without_errors
@@ -58,7 +58,8 @@ class Rule:
     loss: Loss
     filters: tuple[Filter, ...] = (without_errors,)
     demonstrations: bool = False
-    """True waives the rule that trained tokens were sampled: for likelihood on scripted play. It is recorded."""
+    """True waives the rule that trained tokens were sampled, of what a script played; what a model played is held to
+    it. It is recorded, of the spans that it lets pass."""
     by_step: bool = False
     """True waives the rule that a baseline is a mean over rollouts: here every step is a sample. It is recorded."""
     on_policy: bool = False
@@ -76,6 +77,12 @@ class Rule:
         if self.updates < 1 or (self.on_policy and self.updates > 1):
             raise BadInput(f"updates is {self.updates} with on_policy={self.on_policy}; expected 1, or more without "
                            "on_policy, for then the old log-probabilities must be measured first")
+
+    @property
+    def waivers(self) -> tuple[Waiver, ...]:
+        """The rules that it sets aside, by their names in the record."""
+        named: tuple[tuple[bool, Waiver], ...] = ((self.demonstrations, "demonstrations"), (self.by_step, "steps"))
+        return tuple(name for set_aside, name in named if set_aside)
 
     def in_words(self) -> dict[str, Any]:
         """What the record keeps of the rule, beside its loss."""
@@ -272,12 +279,11 @@ def learn(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
     read = last if measured is None else measured
     columns = {"advantage_N": advantage_N, "weight_N": weight_N, "target_N": target_N}
     gaps = split_gaps(rule.loss, tokens, measured, last, columns, metrics["learner/loss"])
-    waiver: Waiver = "demonstrations" if rule.demonstrations else "steps" if rule.by_step else ""
     account = account_of(
         rule.loss, tokens, measured, last, columns, rule=rule.in_words(), told=told, updates=rule.updates)
     _tell(rule.loss, replace(turns, measured=read))
     rows = credit_rows(
-        tokens, read, advantage_N, weight_N, stage=stage.name, waiver=waiver, version=version, account=account)
+        tokens, read, advantage_N, weight_N, stage=stage.name, waivers=rule.waivers, version=version, account=account)
     run.recorder.credit(i, rows)
     for name, most in MOST.items():
         if gaps.get(name, 0.0) > most and i % PROBE_EVERY == 0:
@@ -301,9 +307,13 @@ def _tell(part: Advantage | Loss, turns: Turns) -> None:
 
 
 def _refuse_unproved(tokens: Tokens, rule: Rule) -> None:
-    if not rule.demonstrations and not tokens.sampled_N.all():
-        n = int(np.flatnonzero(~tokens.sampled_N)[0])
-        source = tokens.trajectories[int(tokens.trajectory_N[n])]
+    for b in np.unique(tokens.trajectory_N[~tokens.sampled_N]).tolist():
+        source = tokens.trajectories[b]
+        if rule.demonstrations and may_demonstrate(source.episode, source.trajectory):
+            continue
+        if rule.demonstrations:
+            raise NotTrainable(f"episode {source.episode.id}, seat {source.trajectory.seat}: a token of what a model "
+                               "wrote was not sampled by it, and so is no demonstration of a script either")
         raise NotTrainable(
             f"episode {source.episode.id}, seat {source.trajectory.seat}: a token was written by a script, not "
             "sampled; set demonstrations=True on the rule to learn from demonstrations"

@@ -289,9 +289,9 @@ class _Work:
         assert learner.last is not None
         columns = {"advantage_N": advantage_N, "weight_N": weight_N}
         metrics |= split_gaps(loss, tokens, measured, learner.last, columns, metrics["learner/loss"])
-        waiver: Waiver = "observations" if settings.arm == "single_turn_dpo" else ""
+        waivers: tuple[Waiver, ...] = ("observations",) if settings.arm == "single_turn_dpo" else ()
         rows = credit_rows(
-            tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waiver=waiver,
+            tokens, measured, advantage_N, weight_N, stage="rounds", version=learner.version, waivers=waivers,
             account=account_of(loss, tokens, measured, learner.last, columns))
         self.run.recorder.credit(k, rows)
         return metrics

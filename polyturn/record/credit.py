@@ -4,7 +4,8 @@ A row is for one span of one episode and holds lists as long as the span: ``adva
 token's loss term; zero = not trained), ``old`` (log-probability before the update), ``behavior`` (when it was sampled),
 ``reference``, ``entropy``, ``clipped``, ``present`` (log-probability at the last of several steps) and ``push``
 (derivative of the loss by the log-probability), null where not measured. A null inside a list is unknown. A token of
-the span that the update did not hold weighs zero. ``rule_json`` says by which rule (:class:`Account`), ``steps_json``
+the span that the update did not hold weighs zero. ``waiver`` names those of :data:`WAIVERS` that hold for the row,
+joined by ``+``. ``rule_json`` says by which rule (:class:`Account`), ``steps_json``
 by which stages the advantage came about (:class:`polyturn.told.Told`).
 """
 
@@ -20,13 +21,13 @@ import orjson
 from polyturn.arrays import BoolArray, Measured, Tokens
 from polyturn.errors import BadInput, NotFinite, UnknownName
 from polyturn.told import Told
-from polyturn.types import FloatArray, IntArray, Trajectory
+from polyturn.types import Episode, FloatArray, IntArray, PolicyInfo, Trajectory
 
 WAIVERS = ("demonstrations", "observations", "steps")
-"""``demonstrations``: the stage learns by likelihood from tokens that a script wrote. ``observations``: its updates
-also held tokens that nobody sampled and no turn owns (a baseline that does not mask them); rows hold sampled ones.
-``steps``: its baselines are means over steps and not over rollouts, as its paper has it."""
-Waiver = Literal["", "demonstrations", "observations", "steps"]
+"""``demonstrations``: the tokens of the row were written by a script. ``observations``: its stage's updates also held
+tokens that nobody sampled and no turn owns (a baseline that does not mask them); rows hold sampled ones. ``steps``: its
+baselines are means over steps and not over rollouts, as its paper has it."""
+Waiver = Literal["demonstrations", "observations", "steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +57,24 @@ NOTHING = Account()
 
 def credit_rows(
     tokens: Tokens, measured: Measured, advantage_N: FloatArray, weight_N: FloatArray, *, stage: str,
-    waiver: Waiver = "", version: int | None = None, clipped_N: BoolArray | None = None, account: Account = NOTHING,
+    waivers: Sequence[Waiver] = (), version: int | None = None, clipped_N: BoolArray | None = None,
+    account: Account = NOTHING,
 ) -> list[Mapping[str, Any]]:
     """One row for each span that the update held, in the order of ``tokens``.
 
-    ``waiver`` names the rule that the stage sets aside, so that the audit lets its tokens pass and says so.
+    ``waivers`` name the rules that the stage sets aside, so that the audit lets its tokens pass and says so; rows of
+    sampled spans are no demonstrations, whatever the stage says.
     ``version`` is that of the weights before the update: no trained token can be newer. A token that stands in
     ``tokens`` twice gets a second row, which the audit reports. Raises: BadInput for arrays of another length,
     NotFinite for a weight or a number that is infinite (and for a weight that is NaN), UnknownName for a waiver.
 
-    Columns: ``episode, seat, policy, at`` (of the turn), ``span, stage, waiver, version, advantage, weight, old,
-    behavior, reference, entropy, clipped, present, push, rule_json, steps_json``.
+    Columns: ``episode, seat, policy, at`` (of the turn), ``span, stage, waiver, version, batch_group`` (the place of
+    its group in the update: a filter may have put a stored episode among others), ``advantage, weight, old, behavior,
+    reference, entropy, clipped, present, push, rule_json, steps_json``.
     """
-    if waiver and waiver not in WAIVERS:
-        raise UnknownName("waiver", waiver, WAIVERS)
+    for name in waivers:
+        if name not in WAIVERS:
+            raise UnknownName("waiver", name, WAIVERS)
     arrays = {
         "advantage": advantage_N, "weight": weight_N, "old": measured.old_N, "behavior": tokens.behavior_N,
         "reference": measured.reference_N, "entropy": measured.entropy_N,
@@ -81,14 +86,38 @@ def credit_rows(
     rows: list[Mapping[str, Any]] = []
     for trajectory, (turn, k), span, index_N, offset_N in _by_span(tokens):
         source = tokens.trajectories[trajectory].trajectory
-        length = len(source.spans[span].ids)
+        length, sampled = len(source.spans[span].ids), source.spans[span].sampled
+        waiver = "+".join(name for name in waivers if name != "demonstrations" or not sampled)
         rows.append({
             "episode": tokens.trajectories[trajectory].episode.id, "seat": source.seat, "policy": source.policy,
             "at": turn, "span": span, "stage": stage, "waiver": waiver, "version": version,
+            "batch_group": int(tokens.group_N[index_N[0]]),
             **{name: _spread(name, array, index_N, offset_N, length) for name, array in arrays.items()},
             "rule_json": rule, "steps_json": account.steps(trajectory, k, index_N),
         })
     return rows
+
+
+def waived(row: Mapping[str, Any]) -> frozenset[str]:
+    """The waivers of a row of credit.
+
+    >>> sorted(waived({"waiver": "demonstrations+steps"})), waived({"waiver": ""})
+    (['demonstrations', 'steps'], frozenset())
+    """
+    return frozenset(name for name in row["waiver"].split("+") if name)
+
+
+def writer_of(episode: Episode, trajectory: Trajectory) -> PolicyInfo | None:
+    """Who wrote a trajectory, where the cast says so, for its seat or another."""
+    seat = episode.cast.get(trajectory.seat)
+    return next((i for i in (seat, *episode.cast.values()) if i and i.name == trajectory.policy), None)
+
+
+def may_demonstrate(episode: Episode, trajectory: Trajectory) -> bool:
+    """Whether tokens of a trajectory that nobody sampled may be learned from as demonstrations: not where a model wrote
+    it, for then they are what others said, taken for the model's."""
+    writer = writer_of(episode, trajectory)
+    return writer is None or writer.kind != "model"
 
 
 def _check(tokens: Tokens, arrays: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def credit_schema() -> Any:
     """The Arrow schema of the shards of credit."""
     import pyarrow
 
-    whole = ("attempt", "update", "iteration", "play", "at", "span", "version")
+    whole = ("attempt", "update", "iteration", "play", "at", "span", "version", "batch_group")
     text = ("episode", "seat", "policy", "stage", "waiver", "rule_json", "steps_json")
     lists = {name: pyarrow.float64() for name in CREDIT_ARRAYS} | {"clipped": pyarrow.bool_()}
     return pyarrow.schema([*((name, pyarrow.int64()) for name in whole), *((name, pyarrow.string()) for name in text),

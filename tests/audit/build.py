@@ -32,7 +32,7 @@ from polyturn.policies.local import Local
 from polyturn.programs import ProgramSuite, Table, as_env
 from polyturn.progress import make_progress
 from polyturn.protocols import Completion, Player, Spec
-from polyturn.record.credit import credit_rows
+from polyturn.record.credit import Waiver, credit_rows
 from polyturn.record.write import open_run
 from polyturn.rollout.pool import Pool
 from polyturn.types import EMPTY, Group, Limits, Sampling, Score, Task
@@ -128,7 +128,8 @@ def cut(completion: Completion, count: int) -> Completion:
     return replace(completion, ids=completion.ids[:keep], logprobs=completion.logprobs[:keep], support=support)
 
 
-def update_of(groups: Sequence[Group], advantage: Any, weighting: Any = token_mean, *, heads: bool = True) -> Update:
+def update_of(groups: Sequence[Group], advantage: Any, weighting: Any = token_mean, *, heads: bool = True,
+              waivers: Sequence[Waiver] = ()) -> Update:
     """The update that an advantage makes of these groups, through rows of credit, as the audit lays it out again."""
     tokens = lay_out(groups, "main")
     draw = np.random.default_rng(len(tokens))
@@ -140,7 +141,8 @@ def update_of(groups: Sequence[Group], advantage: Any, weighting: Any = token_me
     advantage_N = as_tokens(advantage(turns), turns)
     weight_N = weighting(turns, tokens)
     rows = [{**row, "attempt": 1, "update": 1, "iteration": 0, "play": None}
-            for row in credit_rows(tokens, measured, advantage_N, weight_N, stage="s", version=9)]
+            for row in credit_rows(tokens, measured, advantage_N, weight_N, stage="s", version=9,
+                                   waivers=waivers)]
     return rebuilt(rows, {episode.id: episode for group in groups for episode in group})
 
 

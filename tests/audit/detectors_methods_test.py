@@ -134,6 +134,24 @@ def test_sub_seats_counted_for_rollouts_by_hand() -> None:
     assert found_in(update_of([played], group_centred)) == set()
 
 
+def test_where_every_step_is_a_sample_other_rows_are_wrong_still() -> None:
+    """Leads of 1, 4, 1, 1 turns with 2, 0, 1, 0 workers of one turn, scores 1, 0, 0, 1: the mean over steps is
+    4/10, over rollouts 1/2, over trajectories 4/7."""
+    played = tuple(
+        replace(episode({"agent": [Said(3)] * turns, **{f"agent/worker.{w}": [Said(2)] for w in range(workers)}},
+                        name="g", trial=trial, scores={"score": {"agent": Score(float(score))}}), id=f"g.{trial}")
+        for trial, (score, turns, workers) in enumerate(((1, 1, 2), (0, 4, 0), (0, 1, 1), (1, 1, 0))))
+
+    def less(centre: float) -> Callable[[Turns], FloatArray]:
+        return lambda turns: np.where(
+            turns.kept_BK, (turns.reward_BK().sum(axis=1)[turns.root_B] - centre)[:, None], 0.0)
+
+    for centre, by_rollout, by_step in ((0.5, set(), set()), (0.4, {"rows_for_rollouts"}, set()),
+                                        (4 / 7, {"rows_for_rollouts"}, {"rows_for_rollouts"})):
+        assert found_in(update_of([played], less(centre))) == by_rollout, centre
+        assert found_in(update_of([played], less(centre), waivers=("steps",))) == by_step, centre
+
+
 def test_contexts_counted_for_rollouts_by_hand() -> None:
     """Every call begins a context of its own, as after a summary; each context is a row."""
     def branched(one: Episode) -> Episode:

@@ -104,4 +104,4 @@ def test_bad_input() -> None:
     with pytest.raises(NotFinite, match=r"advantage_N\[3\] is inf \(episode e, seat a, turn 1\)"):
         credit_rows(tokens(), MEASURED, np.array([0, np.nan, 0, np.inf]), WEIGHT, stage="")
     with pytest.raises(UnknownName, match="did you mean 'demonstrations'"):
-        credit_rows(tokens(), MEASURED, ADVANTAGE, WEIGHT, stage="", waiver="demonstration")  # type: ignore[arg-type]
+        credit_rows(tokens(), MEASURED, ADVANTAGE, WEIGHT, stage="", waivers=("demonstration",))  # type: ignore[arg-type]

@@ -177,7 +177,7 @@ def _credit(recorder: RunRecorder, made: Made, groups: list[tuple[Episode, ...]]
     rows = credit_rows(
         tokens, Measured(old_N, entropy_N=made.rng.exponential(0.4, len(tokens))), advantage_B[tokens.trajectory_N],
         np.full(len(tokens), 1 / len(tokens)), stage=stage, version=0 if demonstrated else i,
-        waiver="demonstrations" if demonstrated else "",
+        waivers=("demonstrations",) if demonstrated else (),
     )
     recorder.credit(i, rows)
 
