@@ -47,6 +47,9 @@ from polyturn.waits import Waiting
 if TYPE_CHECKING:
     from polyturn.chat import Chat
 
+KNOWN = 5_000
+"""Of so many episodes at least, those that ended last, it is known by number which play a row about them means. A row
+about an older one names none, and readers then take the last play of that id, which is the one it means."""
 TURN, MESSAGE, SPAN = shape_of(Turn), shape_of(Message), shape_of(Span)
 _TURN_FIELDS = columns(Turn)
 _EPISODE_FIELDS = {name: shape for name, shape in columns(Episode).items() if name != "trajectories"}
@@ -87,6 +90,7 @@ class RunRecorder:
         self._writing = threading.Lock()
         self._open: dict[str, _Play] = {}
         self._plays: dict[str, int] = {}
+        self._older: dict[str, int] = {}
         self._updates = self._count = 0
         try:
             self.info = self._begun(info)
@@ -136,7 +140,7 @@ class RunRecorder:
                 "attempt": self.attempt, "play": play.number, "episode": row, "trajectories": rest,
             })
             self._open.pop(episode.id, None)
-            self._plays[episode.id] = play.number
+            self._know(episode.id, play.number)
             if time.monotonic() - self._synced >= self._sync_every_s:
                 self._sync()
 
@@ -144,7 +148,7 @@ class RunRecorder:
         """Writes what one verifier gave, one row an episode."""
         with self._writing:
             self._append("scores", *({
-                "attempt": self.attempt, "play": self._plays.get(episode_id), "episode": episode_id,
+                "attempt": self.attempt, "play": self._number(episode_id), "episode": episode_id,
                 "verifier": verifier, "scores": written(_BY_SEAT, by_seat, f"{verifier}, episode {episode_id}"),
             } for episode_id, by_seat in scores.items()))
 
@@ -153,7 +157,7 @@ class RunRecorder:
         until a later row of the same verifier scores them. ``failed`` = id -> (reason, traceback)."""
         with self._writing:
             self._append("scores", *({
-                "attempt": self.attempt, "play": self._plays.get(episode_id), "episode": episode_id,
+                "attempt": self.attempt, "play": self._number(episode_id), "episode": episode_id,
                 "verifier": verifier, "scores": {}, "reason": reason, "error": trace,
             } for episode_id, (reason, trace) in failed.items()))
 
@@ -164,7 +168,7 @@ class RunRecorder:
             self._updates += 1
             self._append("credit", *(
                 {"attempt": self.attempt, "update": self._updates, "iteration": iteration,
-                 "play": self._plays.get(row["episode"]), **row} for row in rows
+                 "play": self._number(row["episode"]), **row} for row in rows
             ))
 
     def metrics(self, iteration: int, values: Mapping[str, float], *, stage: str = "") -> None:
@@ -261,6 +265,15 @@ class RunRecorder:
         if play is None or at in play.turns:
             play = self._open[episode_id] = self._new_play(episode_id)
         return play
+
+    def _know(self, episode_id: str, number: int) -> None:
+        """Keeps which play an episode was; in two halves, the older of which is dropped whole."""
+        if len(self._plays) >= KNOWN and episode_id not in self._plays:
+            self._plays, self._older = {}, self._plays
+        self._plays[episode_id] = number
+
+    def _number(self, episode_id: str) -> int | None:
+        return self._plays.get(episode_id, self._older.get(episode_id))
 
     def _new_play(self, episode_id: str) -> _Play:
         self._count += 1

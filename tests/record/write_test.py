@@ -18,8 +18,10 @@ import pytest
 
 from polyturn.errors import BadInput, NotFinite
 from polyturn.protocols import Recorder
+from polyturn.record import write
 from polyturn.record.read import OPEN, read_episodes, read_metrics, read_plays
 from polyturn.record.run import is_locked, read_info
+from polyturn.record.table import lines_from
 from polyturn.record.write import RunRecorder, open_run
 from polyturn.types import Episode, Message, Part, Score, Span, Task, Turn, assistant, user
 from tests.record.generated import Drawn, ended, live, same
@@ -284,6 +286,25 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
     for episode in plays.values():
         drawn = Drawn(int(episode.id[1:]))
         assert same(ended(drawn.episode(episode.id), drawn), episode)
+
+
+def test_what_is_known_of_ended_episodes_is_bounded_and_late_rows_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "KNOWN", 2)
+    with RunRecorder(tmp_path) as recorder:
+        for seed in range(9):
+            drawn = Drawn(seed)
+            episode = drawn.episode(f"e{seed}")
+            for _ in live(episode, recorder):
+                pass
+            recorder.episode(ended(episode, drawn))
+        assert len(recorder._plays) + len(recorder._older) <= 4
+        recorder.scores("late", {f"e{seed}": {"agent": Score(seed / 10)} for seed in range(9)})
+    named = [line.row()["play"] for line in lines_from(tmp_path / "scores.jsonl")]
+    assert named[0] is None and named[8] == 9, "the oldest is named by its id alone, the newest by its number too"
+    found = {episode.id: episode for episode in read_episodes(tmp_path)}
+    assert [found[f"e{seed}"].scores["late"]["agent"].value for seed in range(9)] == [s / 10 for s in range(9)]
 
 
 def test_a_turn_is_cheap_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
