@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from benchmarks.reference import Work
 from polyturn.agents.chat import ChatAgent
 from polyturn.chat import Chat
 from polyturn.desk import Desk
+from polyturn.envs.score import FinalScore
 from polyturn.protocols import Ask, Match, Player, Spec, Step
-from polyturn.types import Episode, Group, Limits, Message, Sampling, Stop, Task, assistant, user
+from polyturn.types import Episode, Group, Limits, Message, Sampling, Score, Seat, Stop, Task, assistant, user
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Canned:
     """A suite whose tasks say what a seed fixed, whatever they are told; task ``g`` is group ``g``.
 
     Its messages are of words that are one token each, so many of them that the ids that a prompt grows by, template
-    and all, are ``work.prompt`` at first and ``work.observation`` then.
+    and all, are ``work.prompt`` at first and ``work.observation`` then. The score is :func:`drawn` from the last reply.
     """
 
     spec = Spec("canned", limits=Limits(env_steps=10**6), package="polyturn")
@@ -48,6 +50,7 @@ class Canned:
         self.work = work
         self.words = single_words(tokenizer)
         self.around = around(chat, self.words[0])
+        self.verifier = FinalScore(("agent",), _scored)
 
     def tasks(self, split: str) -> Iterable[Task]:
         """One task for each group."""
@@ -75,6 +78,7 @@ class CannedEnv:
     task: Task
     seed: int
     turn: int = 0
+    last: str = ""
 
     async def start(self, state: bytes | None = None) -> Step:
         """The first message."""
@@ -83,6 +87,7 @@ class CannedEnv:
     async def step(self, replies: Mapping[str, Message]) -> Step:
         """The next message, or the end."""
         self.turn += 1
+        self.last = replies["agent"].text
         if self.turn == self.suite.work.turns:
             return Step((), stop=Stop("done"))
         return self._ask()
@@ -92,11 +97,24 @@ class CannedEnv:
         return Step((Ask("agent", (user(said),)),))
 
     async def final(self) -> Mapping[str, Any]:
-        """Nothing is scored."""
-        return {}
+        """The score."""
+        return {"score": drawn(self.last)}
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def drawn(text: str) -> float:
+    """A score in 0..1 that depends on every letter and on nothing that can be learned.
+
+    >>> drawn("a") == drawn("a"), drawn("a") == drawn("b")
+    (True, False)
+    """
+    return zlib.crc32(text.encode()) / (2**32 - 1)
+
+
+def _scored(final: Mapping[str, Any]) -> Mapping[Seat, Score]:
+    return {"agent": Score(final["score"])}
 
 
 @dataclass
@@ -117,7 +135,10 @@ class Measured:
 def matches(suite: Canned) -> list[Match]:
     """The work as matches; rollout ``k`` of a group writes replies of :func:`lengths`."""
     return [
-        Match(suite, task, {"agent": Player(_players(suite.work, int(task.id)), "main")}, 0, suite.work.rollouts)
+        Match(
+            suite, task, {"agent": Player(_players(suite.work, int(task.id)), "main")}, 0, suite.work.rollouts,
+            train=frozenset({"agent"}),
+        )
         for task in suite.tasks("train")
     ]
 

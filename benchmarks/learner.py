@@ -1,9 +1,9 @@
 """Log-probabilities, loss and backward of one batch: the forest against TRL's own path, and against matrix products.
 
 ``python -m benchmarks.learner`` (TRL comes with ``make lint`` or ``pip install polyturn[trl]``); ``--dtype``,
-``--train``, ``--groups`` and ``--layers`` cut it down. Both train the same parameters from the same weights on the same
-tokens, with the same loss, whose ratio is taken to the weights themselves. Setting up, optimizer and tokenizing are not
-timed.
+``--train``, ``--groups`` and ``--layers`` cut it down; ``--profile`` tells where our time goes instead. Both train the
+same parameters from the same weights on the same tokens, with the same loss, whose ratio is taken to the weights
+themselves. Setting up, optimizer and tokenizing are not timed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from benchmarks import shares
 from benchmarks.matrices import matrix_rate, operations
 from benchmarks.models import Train, load, load_tokenizer
 from benchmarks.reference import Shape, Work, advantages, episodes, rows, tokens
@@ -190,6 +191,14 @@ def compare_peaks(case: Case, arguments: argparse.Namespace, report: Report) -> 
     report.details[case.name]["peak_share"] = share
 
 
+def tell_shares(case: Case, work: Work, report: Report) -> None:
+    """Where the time of ours goes, over one group in one pass."""
+    ours = Ours(case, replace(work, groups=1))
+    with shares.of_learner():
+        found, plain = shares.profiled(lambda: ours.run(10**9))
+    shares.add(report, f"{case.name}, one group", found, plain)
+
+
 def flags(arguments: argparse.Namespace) -> list[str]:
     """The work as a command line."""
     found = [f"--turns={arguments.turns}", f"--shape={arguments.shape}", f"--threads={arguments.threads}"]
@@ -207,6 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--layers", type=int, help="only the first layers of the model, for a quick look")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--peak", choices=["ours", "trl"], help="print peak and loaded MiB of this process, and end")
+    made.add_argument("--profile", action="store_true", help="tell where our time goes, on one thread, and no more")
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     work = Work(groups=arguments.groups, turns=arguments.turns, shape=cast(Shape, arguments.shape))
@@ -220,6 +230,9 @@ def main(argv: list[str] | None = None) -> None:
     command = "python -m benchmarks.learner " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Report("learner: log-probabilities, loss, backward", command, ("trl", "transformers", "peft"))
     for case in cases:
+        if arguments.profile:
+            tell_shares(case, work, report)
+            continue
         measure(case, work, report, arguments.repeats)
         gc.collect()
         compare_peaks(case, arguments, report)

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.rollout`` runs ``generate`` and continuous batching of transformers beside ours; ``--vllm
 PYTHON`` adds vLLM of another environment (``make peers-vllm``). Ours plays whole episodes and its clock stops when the
-record is on disk; the others are handed ids. The same ids are shown and as many are written by all.
+record is on disk; the others are handed ids. The same ids are shown and as many are written by all. ``--profile`` tells
+where our time goes instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import dialogue
+from benchmarks import dialogue, shares
 from benchmarks.dialogue import Canned, Script
 from benchmarks.models import load, load_tokenizer
 from benchmarks.reference import Work
@@ -122,6 +124,15 @@ def vllm(python: str, scripts: Sequence[Script], dtype: str, repeats: int) -> tu
     return Timing(tuple(told["seconds"]), tuple(told["cpu_seconds"])), str(told["version"])
 
 
+def tell_shares(dtype: str, layers: int | None, work: Work, report: Report) -> None:
+    """Where the time of ours goes, over one group: episodes, engine and record."""
+    ours = Ours(dtype, replace(work, groups=1), layers)
+    with shares.of_sampler(ours.policy.sampling_model):
+        found, plain = shares.profiled(lambda: ours.run(CONCURRENCY[0]))
+    ours.policy.close()
+    shares.add(report, f"{dtype}, one group", found, plain)
+
+
 # ---------------------------------------------------------------- one decode step
 
 
@@ -218,14 +229,18 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--vllm", metavar="PYTHON", help="the interpreter of an environment with vLLM")
     parts = ["rollouts", "step", "growth"]
     made.add_argument("--only", nargs="*", choices=parts, default=parts)
+    made.add_argument("--profile", action="store_true", help="tell where our time goes, on one thread, and no more")
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     work = Work(groups=arguments.groups, turns=arguments.turns)
     command = "python -m benchmarks.rollout " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Report("rollouts: reference episodes, environment at no cost", command, ("transformers",))
-    if "growth" in arguments.only:
+    if "growth" in arguments.only and not arguments.profile:
         report.row("growth", "case", "s", "new ids", "µs per new id", "restarted")
     for dtype in arguments.dtype or ("float32", "bfloat16"):
+        if arguments.profile:
+            tell_shares(dtype, arguments.layers, work, report)
+            continue
         if "rollouts" in arguments.only:
             measure(dtype, work, arguments, report)
         if "step" in arguments.only:

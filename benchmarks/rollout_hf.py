@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from benchmarks.dialogue import Script
 from benchmarks.models import load
 
+Replies: TypeAlias = list[list[list[int]]]
+"""The ids that were written: of each script, of each turn."""
 BLOCK = 32
 """Tokens of a page, so that prompts of a group share theirs."""
 
@@ -20,23 +22,30 @@ def model_of(dtype: str, layers: int | None = None) -> Any:
 
 
 @torch.inference_mode()
-def generate(model: Any, scripts: Sequence[Script], rows: int) -> int:
-    """Plays all, ``rows`` at a time, turn by turn; every turn is one call on padded prompts. Returns the ids written.
+def generate(model: Any, scripts: Sequence[Script], rows: int) -> Replies:
+    """Plays all, ``rows`` at a time, turn by turn; every turn is one call on padded prompts.
 
     A batch writes as many ids as its longest reply; what is too much of the others is cut off.
     """
-    written = 0
+    written: Replies = []
     for start in range(0, len(scripts), rows):
         part = scripts[start : start + rows]
         paths: list[list[int]] = [[] for _ in part]
+        own: Replies = [[] for _ in part]
         for turn in range(len(part[0].lengths)):
             for path, script in zip(paths, part, strict=True):
                 path.extend(script.shown[turn])
             longest = max(script.lengths[turn] for script in part)
-            for path, script, reply in zip(paths, part, _reply(model, paths, longest), strict=True):
-                path.extend(reply[: script.lengths[turn]])
-                written += script.lengths[turn]
+            for i, reply in enumerate(_reply(model, paths, longest)):
+                own[i].append(reply[: part[i].lengths[turn]])
+                paths[i].extend(own[i][-1])
+        written += own
     return written
+
+
+def count(written: Replies) -> int:
+    """How many ids were written."""
+    return sum(len(reply) for own in written for reply in own)
 
 
 def _reply(model: Any, paths: Sequence[Sequence[int]], count: int) -> list[list[int]]:
@@ -65,14 +74,13 @@ class Continuous:
         self.config = ContinuousBatchingConfig(
             page_size=BLOCK, num_blocks=blocks, max_batch_tokens=batch_tokens, allow_block_sharing=True, seed=0)
 
-    def run(self, scripts: Sequence[Script]) -> int:
-        """Plays all. Returns the ids written. Raises: RuntimeError where a request fails."""
-        written = 0
+    def run(self, scripts: Sequence[Script]) -> Replies:
+        """Plays all. Raises: RuntimeError where a request fails."""
+        written: Replies = [[] for _ in scripts]
         with self.model.continuous_batching_context_manager(
             generation_config=self.asked, continuous_batching_config=self.config,
         ) as manager:
             paths = [list(script.shown[0]) for script in scripts]
-            turns = [0] * len(scripts)
             for i, path in enumerate(paths):
                 manager.add_request(path, f"{i}", scripts[i].lengths[0], eos_token_id=-1)
             left = sum(len(script.lengths) for script in scripts)
@@ -82,11 +90,11 @@ class Continuous:
                     raise RuntimeError(f"continuous batching failed: {result and result.error}")
                 if not result.is_finished():
                     continue
-                left, written = left - 1, written + len(result.generated_tokens)
+                left -= 1
                 i = int(result.request_id.split(".")[0])
-                turns[i] += 1
-                if turns[i] < len(scripts[i].lengths):
-                    paths[i] += [*result.generated_tokens, *scripts[i].shown[turns[i]]]
-                    manager.add_request(
-                        paths[i], f"{i}.{turns[i]}", scripts[i].lengths[turns[i]], eos_token_id=-1)
+                written[i].append(list(result.generated_tokens))
+                turn = len(written[i])
+                if turn < len(scripts[i].lengths):
+                    paths[i] += [*result.generated_tokens, *scripts[i].shown[turn]]
+                    manager.add_request(paths[i], f"{i}.{turn}", scripts[i].lengths[turn], eos_token_id=-1)
         return written

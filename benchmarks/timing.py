@@ -67,12 +67,40 @@ def interleaved(
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most memory that this process held in RAM during a call, on Linux; the kernel's mark is set back before."""
+    """The most memory that this process held in RAM during a call, on Linux."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
     work()
+    return peak()
+
+
+def forget_peak() -> None:
+    """Sets the kernel's mark of :func:`peak` back to what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most bytes that this process held in RAM since :func:`forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
+def fastest(
+    settings: Sequence[Any], work: Callable[[Any], object], *, most: float = float("inf"),
+    per: Callable[[Any], float] = lambda setting: 1.0,
+) -> tuple[Any, dict[Any, tuple[float, float]]]:
+    """The setting of the fewest seconds for a unit of work among those that took at most ``most`` GiB, and setting ->
+    (seconds, GiB at most) of one call each, after one call of the first to warm up. ``per``: units that a setting's
+    call does. Raises: ValueError where no setting takes so little.
+    """
+    work(settings[0])
+    found: dict[Any, tuple[float, float]] = {}
+    for setting in settings:
+        forget_peak()
+        seconds, _ = once(lambda s=setting: work(s))  # type: ignore[misc]
+        found[setting] = (seconds, peak() / 2**30)
+    within = [setting for setting in settings if found[setting][1] <= most]
+    return min(within, key=lambda setting: found[setting][0] / per(setting)), found
 
 
 def sweep(settings: Sequence[Any], work: Callable[[Any], object], *, repeats: int = 1) -> dict[Any, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.timing import interleaved, sweep
+import pytest
+
+from benchmarks.timing import fastest, forget_peak, interleaved, peak, sweep
 
 
 def test_every_contender_runs_in_every_round_and_the_first_round_is_not_counted() -> None:
@@ -16,3 +18,28 @@ def test_every_contender_runs_in_every_round_and_the_first_round_is_not_counted(
 def test_a_sweep_finds_the_setting_that_takes_least() -> None:
     found = sweep([3_000_000, 10], lambda size: sum(range(size)))
     assert min(found, key=found.__getitem__) == 10
+
+
+def test_the_fastest_for_its_work_that_takes_little_enough() -> None:
+    ran: list[int] = []
+
+    def work(size: int) -> None:
+        ran.append(size)
+        sum(range(size))
+
+    best, found = fastest([2_000_000, 20], work)
+    assert best == 20 and ran == [2_000_000, 2_000_000, 20] and found[20][0] < found[2_000_000][0]
+    assert fastest([2_000_000, 20], work, per=float)[0] == 2_000_000, "less time for each of its numbers"
+    with pytest.raises(ValueError, match="empty"):
+        fastest([1], work, most=1e-6)
+
+
+def test_the_peak_is_of_what_came_since_it_was_forgotten() -> None:
+    forget_peak()
+    before = peak()
+    held = bytearray(64 * 2**20)
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak() > before + 60 * 2**20
+    del held
+    forget_peak()
+    assert peak() < before + 40 * 2**20
