@@ -72,7 +72,7 @@ class Contender:
         line = self.process.stdout.readline()
         if not line:
             words = self.heard.read_text(errors="replace")[-3000:]
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}: {words}")
+            raise RuntimeError(f"{self.process.args!r} ended with {self.process.wait()}: {words}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -151,8 +151,7 @@ def of_sampler(model: nn.Module) -> Iterator[None]:
     from transformers import AttentionInterface
 
     from polyturn.policies.sampler import engine
-    from polyturn.policies.sampler.attention import attention
-    from polyturn.policies.sampler.driven import NAME
+    from polyturn.policies.sampler.attention import NAME, attention
 
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     AttentionInterface.register(NAME, told(ATTENTION, attention))

@@ -70,7 +70,7 @@ def rounds(running: Mapping[str, Contender], repeats: int, updates: int) -> dict
     names = list(running)
     for r in range(1 + repeats):
         for name in names[r % len(names) :] + names[: r % len(names)]:
-            took = [running[name].go() for _ in range(updates)]
+            took: list[Told] = [running[name].go() for _ in range(updates)]
             print(f"round {r}, {name}: {sum(each['seconds'] for each in took):.1f} s", file=sys.stderr, flush=True)
             if r:
                 found[name].append(took)
