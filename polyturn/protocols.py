@@ -101,6 +101,8 @@ class Spec:
     """Deadline of one start, step, final or close."""
     score_timeout_s: float = 3600.0
     """Deadline of the verifier for all episodes that it is shown at once."""
+    at_once: int | None = None
+    """The most plays at the same time, where each holds much (a Java machine); None = as many as are asked for."""
 
 
 @runtime_checkable

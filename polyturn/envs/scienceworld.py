@@ -60,6 +60,8 @@ EASY = "easy"
 """All simplifications of the package: open doors, teleporting, plants that water themselves, and so on."""
 UNKNOWN = ("No known action matches that input", "Ambiguous request", "Unknown action")
 CLOSE_S = 5.0
+AT_ONCE = 8
+"""Plays at the same time, each with a Java machine of 150 to 330 MB."""
 
 
 class ScienceWorld:
@@ -74,6 +76,7 @@ class ScienceWorld:
         self.spec = Spec(
             "science_world", limits=Limits(env_steps=steps), licence="Apache-2.0", package="scienceworld",
             worker="thread", invalid="the simulator does not know it, and the step is spent", step_timeout_s=180.0,
+            at_once=AT_ONCE,
         )
         self.verifier = FinalScore(self.spec.seats, _scores)
 

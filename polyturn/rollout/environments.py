@@ -12,7 +12,7 @@ from polyturn.errors import BadInput
 from polyturn.protocols import Policy, Recorder
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.rollout.leases import Order
-from polyturn.rollout.pool import Pool
+from polyturn.rollout.pool import Pool, Rooms
 from polyturn.types import Episode, all_turns
 
 
@@ -102,19 +102,21 @@ class Environments:
     async def work(self, queue: Queue, occupancy: Occupancy) -> None:
         """Plays whatever is ordered. Raises what is wrong with a match or with the program itself; what goes wrong
         inside an episode is data on it."""
+        rooms = Rooms()
         async with asyncio.TaskGroup() as running:
             for index in range(self.count):
-                running.create_task(self._one(index, queue, occupancy))
+                running.create_task(self._one(index, queue, occupancy, rooms))
 
-    async def _one(self, index: int, queue: Queue, occupancy: Occupancy) -> None:
+    async def _one(self, index: int, queue: Queue, occupancy: Occupancy, rooms: Rooms) -> None:
         name = f"env-{index}"
         while True:
             while self.allowed is not None and index >= self.allowed():  # noqa: ASYNC110 (a file says it)
                 await asyncio.sleep(0.25)
             order = await queue.order(name)
-            occupancy.begin(name)
-            episode = await self._play(order, queue)
-            occupancy.end(name, episode)
+            async with rooms.of(order.ticket.match.suite):
+                occupancy.begin(name)
+                episode = await self._play(order, queue)
+                occupancy.end(name, episode)
             if self.finished is not None:
                 self.finished(episode)
             queue.played(order, episode, name)

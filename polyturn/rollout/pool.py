@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from polyturn.errors import BadInput, first_of
-from polyturn.protocols import Match, Policy, Recorder
+from polyturn.protocols import Match, Policy, Recorder, Suite
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.types import Episode, Group
 from polyturn.waits import Waiting
@@ -37,13 +38,13 @@ async def play(
     an earlier attempt, is not played again; it must be of the same match. Raises what is wrong with a match or with the
     program itself (the first of several), after the other episodes were stopped; errors inside an episode are data.
     """
-    gate = asyncio.Semaphore(pool.concurrency)
+    gate, rooms = asyncio.Semaphore(pool.concurrency), Rooms()
 
     async def one(index: int, trial: int) -> Episode:
         match, group = matches[index], f"{label}.{index}"
         if done and (group, trial) in done:
             return _same(done[group, trial], match)
-        async with gate:
+        async with rooms.of(match.suite), gate:
             for attempt in range(pool.retries + 1):
                 name = f"{group}.{trial}" + (f"r{attempt}" if attempt else "")
                 episode = await play_episode(
@@ -72,6 +73,19 @@ async def play(
     return [
         tuple(tasks[index, trial].result() for trial in range(match.rollouts)) for index, match in enumerate(matches)
     ]
+
+
+class Rooms:
+    """How many plays of each suite may begin, where its spec limits them."""
+
+    def __init__(self) -> None:
+        self._gates: dict[int, asyncio.Semaphore] = {}
+
+    def of(self, suite: Suite) -> AbstractAsyncContextManager[object]:
+        """What a play of the suite holds from its beginning to its end."""
+        if suite.spec.at_once is None:
+            return nullcontext()
+        return self._gates.setdefault(id(suite), asyncio.Semaphore(suite.spec.at_once))
 
 
 def _same(episode: Episode, match: Match) -> Episode:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,26 @@ async def test_groups_come_in_order_and_do_not_depend_on_the_concurrency() -> No
     texts = {tuple(m.text for m in e.trajectories[0].messages) for e in groups[4]}
     worlds = {e.final_sha256 for e in groups[4]}
     assert len(texts) == 3 and len(worlds) == 1  # one world, three ways to play it
+
+
+async def test_a_suite_says_how_many_of_its_plays_may_be_at_work() -> None:
+    """A heavy suite beside a light one: two of the heavy at once, whatever the pool allows, and the light waits not."""
+    at_work: dict[str, list[int]] = {"heavy": [0, 0], "light": [0, 0]}
+
+    async def counted(task: Task, seed: int, table: Table) -> Mapping[str, Any]:
+        now = at_work[task.family]
+        now[:] = [now[0] + 1, max(now[1], now[0] + 1)]
+        await table.ask("agent", task.id)
+        await asyncio.sleep(0.01)
+        now[0] -= 1
+        return {"drawn": 1}
+
+    cast = {"agent": Player(ChatAgent, "main")}
+    orders = [Match(ProgramSuite(Spec(name, at_once=most), as_env(counted), {}), Task(name, name), cast, rollouts=6)
+              for name, most in (("heavy", 2), ("light", None))]
+    groups = await play(orders, {"main": BytePolicy()}, pool=Pool(concurrency=8))
+    assert [e.stop.kind for group in groups for e in group] == ["done"] * 12
+    assert at_work["heavy"] == [0, 2] and at_work["light"] == [0, 6]
 
 
 async def test_a_broken_episode_is_data_and_gets_no_score() -> None:
