@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, UnknownName
 from polyturn.ledger import Ledger
-from polyturn.protocols import Completion, Env, Policy, Recorder, Step
+from polyturn.protocols import Completion, Env, Policy, Step, Witness
 from polyturn.seeds import derive
 from polyturn.types import (
     EMPTY,
@@ -112,7 +112,7 @@ class Log:
 
     def __init__(
         self, episode_id: str, policies: Mapping[str, Policy], *, seed: int = 0, trial: int = 0,
-        recorder: Recorder | None = None, call_timeout_s: float = 600.0, clock: Clock | None = None,
+        recorder: Witness | None = None, call_timeout_s: float = 600.0, clock: Clock | None = None,
     ) -> None:
         self.episode_id = episode_id
         self.policies = policies

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polyturn.types import Trajectory
 
 
 class PolyturnError(Exception):
@@ -34,6 +38,13 @@ class EnvironmentFailed(PolyturnError, RuntimeError):
 
 class PolicyFailed(PolyturnError, RuntimeError):
     """A policy could not answer: an endpoint that is down, a model that gave numbers that are not finite."""
+
+
+class WorkerLost(PolyturnError, RuntimeError):
+    """A worker ended or hung before its episode did: how that ends is unknown, and it is to be played again."""
+
+    trajectories: tuple[Trajectory, ...] = ()
+    """What was said in the episode before, as it was recorded."""
 
 
 class VerifierFailed(PolyturnError, RuntimeError):

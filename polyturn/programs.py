@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from polyturn.desk import Desk
@@ -85,7 +86,7 @@ class _ProgramAgent:
 
 def as_agent(program: AgentProgram) -> Callable[[], Agent]:
     """A maker of agents that each run ``program`` from its start; the returned Message is the last reply."""
-    return lambda: _ProgramAgent(program)
+    return partial(_ProgramAgent, program)
 
 
 class Table:
@@ -176,7 +177,7 @@ class _ProgramEnv:
 
 def as_env(program: EnvProgram) -> Callable[[Task, int], Env]:
     """A maker of environments (``make(task, seed)``) that each run ``program``; what it returns is the final state."""
-    return lambda task, seed: _ProgramEnv(program, task, seed)
+    return partial(_ProgramEnv, program)
 
 
 @dataclass

@@ -294,6 +294,17 @@ class Curriculum(Protocol):
 
 
 @runtime_checkable
+class Witness(Protocol):
+    """Who is told what is played, while it is; every :class:`Recorder` is one."""
+
+    def turn(self, episode_id: str, turn: Turn, messages: Mapping[int, Message], spans: Mapping[int, Span]) -> None:
+        """A turn as soon as it is sampled, with the messages and spans that are new to its trajectory, by index."""
+        ...
+
+    def episode(self, episode: Episode) -> None: ...
+
+
+@runtime_checkable
 class Recorder(Protocol):
     """Append-only record of a run; all that the dashboard and the audit read."""
 

@@ -18,9 +18,11 @@ FORBIDDEN_CALLS = {
 }
 ALLOWED = {
     ("polyturn/rollout/worker.py", "import pickle"), ("polyturn/rollout/worker.py", "pickle.loads"),
+    ("polyturn/rollout/crew/lines.py", "import pickle"), ("polyturn/rollout/crew/lines.py", "pickle.loads"),
     ("polyturn/tools/sandbox/child.py", "exec"), ("polyturn/tools/sandbox/child.py", "eval"),
 }
-"""An environment is sent into a process of ours by its pickle, and unpickled there; the sandbox's child runs code."""
+"""An environment, and what a crew's workers play, is sent into a process of ours by its pickle, and unpickled there;
+the sandbox's child runs code."""
 
 
 def dotted(node: ast.expr) -> str:

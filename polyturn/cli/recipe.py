@@ -40,6 +40,8 @@ class Recipe:
     foresee: Callable[[Any], Mapping[str, Any]] | None = None
     text: Callable[[Mapping[str, Any]], str] | None = None
     needs: Needs = ()
+    processes: bool = False
+    """Whether other processes can play its episodes: the module says ``PROCESSES = True``."""
 
     @property
     def source(self) -> str:
@@ -74,7 +76,8 @@ def load(subject: str) -> Recipe:
     optional = {name: getattr(module, name, None) for name in ("held_out", "foresee", "text")}
     needs: Needs = getattr(module, "NEEDS", ())
     _check_needs(subject, settings, needs)
-    return Recipe(path.stem, path, settings, main, **optional, needs=needs)
+    return Recipe(path.stem, path, settings, main, **optional, needs=needs,
+                  processes=bool(getattr(module, "PROCESSES", False)))
 
 
 def module_of(file: str) -> ModuleType:

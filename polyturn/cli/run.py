@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,9 @@ class Order:
     folder: Path
     resume: bool = False
     deterministic: bool = False
+    processes: int = 0
+    """Other processes that play, and the Ray cluster whose actors these are."""
+    ray: str = ""
 
 
 def command(name: str, arguments: list[str]) -> int:
@@ -53,6 +56,7 @@ def command(name: str, arguments: list[str]) -> int:
 
         name_device(asked.device)
     order = resumed(asked, subject, rest) if asked.resume else fresh(asked, subject, rest, parser)
+    order = played_by(order, asked.processes, asked.ray)
     if asked.dry_run:
         return dry_run(order, asked.json)
     return _run(order, asked.json)
@@ -68,9 +72,26 @@ def _parser() -> Parser:
                         help="same numbers every time: float32, fixed batches and threads; slower")
     parser.add_argument("--device", default="", help="where models compute: cpu, cuda, cuda:1, mps (the first GPU, "
                         "else cpu)")
+    parser.add_argument("--processes", type=int, default=0, metavar="N",
+                        help="decoupled training: so many other processes play the episodes (0: this one)")
+    parser.add_argument("--ray", default="", metavar="ADDRESS",
+                        help="these are actors of the Ray cluster at HOST:PORT, or auto for the one of this machine")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and end")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
+
+
+def played_by(order: Order, processes: int, ray: str) -> Order:
+    """The order with who plays its episodes. Raises: BadInput where that would do nothing, or is no number."""
+    if processes < 0:
+        raise BadInput(f"--processes is {processes}; expected 0 (this process plays) or more")
+    if ray and not processes:
+        raise BadInput(f"--ray {ray} has no effect without --processes: say how many actors are to play")
+    if processes and not order.recipe.processes:
+        able = [name for name in shipped() if load(name).processes]
+        raise BadInput(f"--processes has no effect on {order.subject}, which plays its episodes in this process; those "
+                       f"that can have them played by others: {', '.join(able)}")
+    return replace(order, processes=processes, ray=ray)
 
 
 def _help(parser: Parser, subject: str | None) -> int:
@@ -171,7 +192,7 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
         progress = _progress(order, quiet)
         try:
             with PeakMemory() as peak:
-                run = Run(order.folder, recorder, progress, deterministic=order.deterministic)
+                run = Run(order.folder, recorder, progress, order.deterministic, order.processes, order.ray)
                 await order.recipe.main(order.settings, run)
         finally:
             progress.close()

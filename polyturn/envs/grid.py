@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,10 @@ class Grid:
 
     def __init__(
         self, size: int, lengths: Sequence[int], walls: float, steps: int, test_tasks: int,
-        figures: Mapping[str, float],
+        figures: Mapping[str, float], *, train_tasks: int | None = None,
     ) -> None:
         self.size, self.lengths, self.walls, self.steps = size, tuple(lengths), walls, steps
-        self.test_tasks = test_tasks
+        self.test_tasks, self.train_tasks = test_tasks, train_tasks
         self.figures = figures
         self.spec = Spec(
             "grid", limits=Limits(env_steps=steps), licence="Apache-2.0", package="polyturn",
@@ -48,8 +49,9 @@ class Grid:
         self.verifier = FinalScore(self.spec.seats, _scores)
 
     def tasks(self, split: str) -> Iterator[Task]:
-        """``train`` without end, ``test`` of ``test_tasks`` tasks; ``payload["need"]`` steps are the shortest way."""
-        found = numbered("grid", split, test=self.test_tasks)
+        """``train`` of ``train_tasks`` or without end, ``test`` of ``test_tasks``; ``payload["need"]`` steps are the
+        shortest way."""
+        found = islice(numbered("grid", split, test=self.test_tasks), self.train_tasks if split == "train" else None)
         shape = (self.size, self.lengths, self.walls)
         return (Task(task.id, task.family, world(task.id, *shape)) for task in found)
 
@@ -80,7 +82,7 @@ class Grid:
 
 def grid(
     *, size: int = 6, lengths: Sequence[int] = (1, 2, 3, 4, 6, 8, 10, 12), walls: float = 0.2, steps: int = 36,
-    test_tasks: int = 64,
+    test_tasks: int = 64, train_tasks: int | None = None,
 ) -> Grid:
     """The suite of walks on maps of ``size`` by ``size`` cells, a share ``walls`` of them walled, in at most ``steps``.
 
@@ -90,6 +92,7 @@ def grid(
 
     At the default (2,000 tasks measured): oracle 1, random 0.39, null 0.
 
+    ``train_tasks``: so many tasks to train on; None = without end.
     Raises: BadInput for lengths that such a map cannot have, or limits below the longest.
     """
     if not lengths or min(lengths) < 1 or max(lengths) > 2 * size or not 3 <= size <= 30:
@@ -100,7 +103,7 @@ def grid(
                        f"{max(lengths)} steps")
     default = (size, tuple(lengths), walls, steps) == (6, (1, 2, 3, 4, 6, 8, 10, 12), 0.2, 36)
     figures = {"oracle": 1.0, "null": 0.0} | ({"random": 0.39} if default else {})
-    return Grid(size, lengths, walls, steps, test_tasks, figures)
+    return Grid(size, lengths, walls, steps, test_tasks, figures, train_tasks=train_tasks)
 
 
 # ---------------------------------------------------------------- maps

@@ -31,6 +31,10 @@ class Run:
     recorder: RunRecorder
     progress: Progress
     deterministic: bool = False
+    processes: int = 0
+    """So many other processes play the episodes of decoupled training; 0 = this one does."""
+    ray: str = ""
+    """The address of a Ray cluster whose actors these are; "" = spawned processes of this machine."""
     results: dict[str, Any] = field(default_factory=dict)
     control: Control = field(init=False)
     """What is asked of the run while it works."""

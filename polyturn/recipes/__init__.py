@@ -14,6 +14,7 @@ A recipe is a module with
 - optional ``NEEDS``: pairs of settings and what they need to do anything, ``(("warm_lr",), {"warm_updates": ()})``: for
   each other setting the values that will do, ``()`` = any but an empty one, as 0. ``polyturn run`` refuses a setting
   that would do nothing, and says which.
+- optional ``PROCESSES = True``: its decoupled training may have episodes played by other processes (``--processes``).
 - optional ``text(results)``: what ``polyturn run`` prints at the end, e.g. a table.
 
 The same holds for a user's own file: ``polyturn run path/to/recipe.py``.

@@ -8,10 +8,9 @@ says so. The outcome is the success on the training tasks, as the paper counts i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from math import nan
 from statistics import fmean
 from typing import Any, Literal
@@ -103,6 +102,7 @@ class Settings:
     """Numbers to sample and compute with; weights are float32 always."""
 
 
+PROCESSES = True
 NEEDS = (
     (("warm_lr",), {"warm_updates": ()}),
     (("replicas",), {"by_ticket": (False,)}),
@@ -155,26 +155,9 @@ def text(results: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- tasks
 
 
-class FewTasks:
-    """The walks, with the first ``count`` training tasks alone."""
-
-    def __init__(self, inner: Grid, count: int) -> None:
-        self.inner, self.count, self.spec, self.verifier = inner, count, inner.spec, inner.verifier
-
-    def tasks(self, split: str) -> Iterator[Task]:
-        """The first training tasks; all held-out ones."""
-        return islice(self.inner.tasks(split), self.count) if split == "train" else self.inner.tasks(split)
-
-    async def make(self, task: Task, seed: int) -> Any:
-        return await self.inner.make(task, seed)
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-
-def suite_of(settings: Settings) -> FewTasks:
+def suite_of(settings: Settings) -> Grid:
     """The training tasks."""
-    return FewTasks(grid(lengths=LENGTHS, test_tasks=TEST_TASKS), settings.tasks)
+    return grid(lengths=LENGTHS, test_tasks=TEST_TASKS, train_tasks=settings.tasks)
 
 
 def player(settings: Settings) -> AgentMaker:
@@ -225,7 +208,7 @@ async def stored(settings: Settings, run: Run, model: Local) -> list[tuple[Episo
     """One success of the oracle on each training task, recorded."""
     suite = suite_of(settings)
     matches = [
-        Match(suite, task, {"agent": Player(oracle(suite.inner, task), "main")}, derive("stored", settings.seed),
+        Match(suite, task, {"agent": Player(oracle(suite, task), "main")}, derive("stored", settings.seed),
               train=frozenset({"agent"})) for task in suite.tasks("train")
     ]
     groups = await play(matches, {"main": Dictated(name="main", chat=model.chat)}, label="stored",

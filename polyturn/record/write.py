@@ -119,10 +119,7 @@ class RunRecorder:
         with self._writing:
             play = self._play(episode_id, turn.at)
             self._append("turns", {
-                "attempt": self.attempt, "play": play.number, "episode": episode_id,
-                "turn": written(TURN, turn, f"episode {episode_id}, turn at {turn.at}"),
-                "messages": [_at(MESSAGE, i, m, f"episode {episode_id}, message") for i, m in messages.items()],
-                "spans": [_span(i, s, f"episode {episode_id}, span") for i, s in spans.items()],
+                "attempt": self.attempt, "play": play.number, **turn_row(episode_id, turn, messages, spans),
             })
             play.turns[turn.at] = turn
             play.messages.update({(turn.seat, turn.policy, i): m for i, m in messages.items()})
@@ -309,6 +306,17 @@ def rewind(folder: Path | str, mark: str | int | None) -> None:
     """Makes everything void that a run recorded after the commit of ``mark``; see :meth:`RunRecorder.rewind`."""
     with RunRecorder(folder) as recorder:
         recorder.rewind(mark)
+
+
+def turn_row(
+    episode_id: str, turn: Turn, messages: Mapping[int, Message], spans: Mapping[int, Span],
+) -> dict[str, Any]:
+    """A turn as it stands on disk. Raises: NotFinite, BadInput for what has no exact form there, with its place."""
+    return {
+        "episode": episode_id, "turn": written(TURN, turn, f"episode {episode_id}, turn at {turn.at}"),
+        "messages": [_at(MESSAGE, i, m, f"episode {episode_id}, message") for i, m in messages.items()],
+        "spans": [_span(i, s, f"episode {episode_id}, span") for i, s in spans.items()],
+    }
 
 
 def _refuse_infinite(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
-from polyturn.errors import BadInput
-from polyturn.protocols import Policy, Recorder
-from polyturn.rollout.episode import Place, play_episode
+from polyturn.errors import BadInput, WorkerLost
+from polyturn.protocols import Match, Policy, Recorder, Witness
+from polyturn.rollout.episode import Place, parent_of, play_episode, seated
 from polyturn.rollout.leases import Order
 from polyturn.rollout.pool import Pool, Rooms
-from polyturn.types import Episode, all_turns
+from polyturn.types import Episode, Stop, all_turns
+
+LOSSES: Final = 3
+"""So often a rollout may be lost with its worker; the last time it is an error."""
+
+
+class Player(Protocol):
+    """Who plays an episode: :func:`polyturn.rollout.episode.play_episode` here, a crew in other processes."""
+
+    async def __call__(
+        self, match: Match, policies: Mapping[str, Policy], place: Place, *, recorder: Witness | None = None,
+        call_timeout_s: float = 600.0,
+    ) -> Episode:
+        """The episode. Raises: WorkerLost where it is to be played again, BadInput where it cannot be played."""
+        ...
 
 
 class Queue(Protocol):
@@ -24,6 +39,10 @@ class Queue(Protocol):
         ...
 
     def played(self, order: Order, episode: Episode, environment: str) -> None: ...
+
+    async def lose(self, environment: str, why: str) -> None:
+        """What the environment held was lost, and is to be played again."""
+        ...
 
     def policies(self, order: Order) -> Mapping[str, Policy]:
         """Who answers in this rollout, by name."""
@@ -54,6 +73,10 @@ class Occupancy:
         """It has ended it."""
         self.held_s += self.clock() - self.live.pop(environment)
         self.busy_s += busy_seconds(episode)
+
+    def lose(self, environment: str) -> None:
+        """What it held is lost: the seconds were occupied, and nobody knows how busy."""
+        self.held_s += self.clock() - self.live.pop(environment)
 
     def shares(self) -> dict[str, float]:
         """``rollout/occupied`` and ``rollout/busy`` since the beginning, ``0 <= busy <= occupied <= 1``: an episode's
@@ -94,6 +117,10 @@ class Environments:
     """How many may begin an episode now; None = all."""
     call_seconds: Callable[[float], float] | None = None
     """The longest wait for a reply now, from that of ``pool``; None = that."""
+    player: Player = play_episode
+    """Who plays: here, or in other processes."""
+    losses: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(ticket, trial) -> how often it was lost."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -114,12 +141,27 @@ class Environments:
                 await asyncio.sleep(0.25)
             order = await queue.order(name)
             async with rooms.of(order.ticket.match.suite):
-                occupancy.begin(name)
-                episode = await self._play(order, queue)
-                occupancy.end(name, episode)
+                episode = await self._held(order, queue, name, occupancy)
+            if episode is None:
+                continue
             if self.finished is not None:
                 self.finished(episode)
             queue.played(order, episode, name)
+
+    async def _held(self, order: Order, queue: Queue, name: str, occupancy: Occupancy) -> Episode | None:
+        """The episode of an order; None where it was lost, and the queue knows."""
+        occupancy.begin(name)
+        try:
+            episode = await self._play(order, queue)
+        except WorkerLost as error:
+            self.losses[order.ticket.number, order.trial] += 1
+            if self.losses[order.ticket.number, order.trial] < LOSSES:
+                occupancy.lose(name)
+                await queue.lose(name, str(error))
+                return None
+            episode = self._given_up(order, queue, error)
+        occupancy.end(name, episode)
+        return episode
 
     async def _play(self, order: Order, queue: Queue) -> Episode:
         group = group_name(self.label, order.ticket.number)
@@ -128,10 +170,22 @@ class Environments:
             seconds = self.call_seconds(seconds)
         for attempt in range(self.pool.retries + 1):
             place = Place(episode_name(group, order.trial, attempt), group, order.trial, match.iteration)
-            episode = await play_episode(
+            episode = await self.player(
                 match, queue.policies(order), place, recorder=self.recorder, call_timeout_s=seconds)
             if episode.stop.kind != "error":
                 break
+        return episode
+
+    def _given_up(self, order: Order, queue: Queue, error: WorkerLost) -> Episode:
+        """The error that a rollout is which takes its worker with it, each time that it is played."""
+        group, match, now = group_name(self.label, order.ticket.number), order.ticket.match, time.time()
+        episode = Episode(
+            episode_name(group, order.trial, self.pool.retries), match.task, match.seed, group, order.trial,
+            parent_of(match), match.iteration, match.train, seated(match, queue.policies(order)),
+            error.trajectories, started=now, ended=now,
+            stop=Stop("error", f"lost {LOSSES} times with its worker, at last: {error}"[:2000]), error=str(error))
+        if self.recorder is not None:
+            self.recorder.episode(episode)
         return episode
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from polyturn.desk import Budget, Desk, Log
 from polyturn.errors import BadInput, BudgetSpent, DeadlinePassed, EnvironmentFailed
-from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Recorder, Step
+from polyturn.protocols import Agent, Ask, Env, Match, Player, Policy, Step, Witness
 from polyturn.record.table import RecordFailed
 from polyturn.rollout.world import Rules, World, answered, fork, over
 from polyturn.seeds import derive
@@ -38,7 +38,7 @@ class Place:
 
 
 async def play_episode(
-    match: Match, policies: Mapping[str, Policy], place: Place, *, recorder: Recorder | None = None,
+    match: Match, policies: Mapping[str, Policy], place: Place, *, recorder: Witness | None = None,
     call_timeout_s: float = 600.0,
 ) -> Episode:
     """The episode that one play of ``match`` made. It never raises for what goes wrong inside the episode: that is
@@ -61,7 +61,7 @@ async def play_episode(
     episode = Episode(
         place.id, match.task, match.seed, place.group, place.trial, parent_of(match),
         match.iteration or place.iteration, match.train,
-        {seat: _info(policies, player) for seat, player in cast.items()},
+        seated(match, policies),
         trajectories=log.trajectories(table.stop), events=tuple(log.events), final=table.final,
         final_sha256="" if table.final is None else _sha256(table.final), stop=table.stop, error=table.error,
         started=started, ended=log.clock(),
@@ -98,8 +98,10 @@ def _cast(match: Match) -> dict[Seat, Player]:
     return {seat: cast[seat] for seat in match.suite.spec.seats}
 
 
-def _info(policies: Mapping[str, Policy], player: Player) -> PolicyInfo:
-    return policies[player.policy].info() if player.policy in policies else PolicyInfo(player.policy)
+def seated(match: Match, policies: Mapping[str, Policy]) -> dict[Seat, PolicyInfo]:
+    """Who sits in each seat now. Raises: BadInput for a seat without a player."""
+    names = {seat: player.policy for seat, player in _cast(match).items()}
+    return {seat: policies[name].info() if name in policies else PolicyInfo(name) for seat, name in names.items()}
 
 
 def _sha256(final: Mapping[str, Any]) -> str:

@@ -331,7 +331,7 @@ def kill_tree(pid: int) -> int:
 def _serve_process(connection: Connection, payload: bytes, parent: int) -> None:
     """The life of a process: one environment, call by call, until it is closed or nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=watch, args=(parent,), daemon=True).start()
     env: SyncEnv | None = None
     method = ""
     with contextlib.suppress(EOFError):
@@ -348,7 +348,8 @@ def _serve_process(connection: Connection, payload: bytes, parent: int) -> None:
             connection.send_bytes(answer)
 
 
-def _watch(parent: int) -> None:
+def watch(parent: int) -> None:
+    """Waits for the end of the process that started this one, and ends this one and all that it started."""
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_S)
     kill_tree(os.getpid())

@@ -261,3 +261,17 @@ def test_settings_are_stored_as_json_values() -> None:
         words: tuple[str, ...] = ("x",)
 
     assert stored(Settings()) == {"path": "a/b", "words": ["x"]}
+
+
+def test_who_plays_is_refused_where_it_would_do_nothing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in ((["--processes", "2"], "which plays its episodes in this process; those that can"),
+                        (["--processes", "-1"], "is -1"), (["--ray", "auto"], "has no effect without --processes")):
+        assert main(["run", recipe, *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_recipe_that_can_is_told_who_plays(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = RECIPE.replace("run.keep(total", "run.keep(played_by=[run.processes, run.ray], total")
+    Path(recipe).write_text(text + "\nPROCESSES = True\n")
+    assert main(["run", recipe, "--processes", "3", "--ray", "auto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["played_by"] == [3, "auto"]

@@ -56,6 +56,9 @@ class Line:
         if all(ticket.complete for ticket in self.books.tickets.values()):
             self.all_played.set()
 
+    async def lose(self, environment: str, why: str) -> None:
+        self.books.lost(environment)
+
     def policies(self, order: Order) -> Mapping[str, Policy]:
         from polyturn.policies.dictated import Dictated
 

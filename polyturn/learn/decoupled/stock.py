@@ -129,6 +129,14 @@ class Stock:
         if self.leases.give(order, episode, environment):
             self.finish(order.ticket)
 
+    async def lose(self, environment: str, why: str) -> None:
+        """What an environment held goes back into the books, and is played again."""
+        for order in self.leases.lost(environment):
+            ticket = order.ticket
+            self.run.progress.note(f"stage {self.stage.name}: {why}; rollout {order.trial} of ticket {ticket.number}, "
+                                   f"task {ticket.match.task.id}, is played again")
+        await self.tell()
+
     def policies(self, order: Order) -> Mapping[str, Policy]:
         """The stage's policies, with those that sample in the place of what is trained."""
         if isinstance(self.pool, Replicas):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from polyturn.errors import BadInput, first_of
 from polyturn.learn.decoupled.resume import bring_back, follow
@@ -22,6 +24,9 @@ from polyturn.rollout.environments import Environments, Occupancy
 from polyturn.rollout.leases import Lease
 from polyturn.types import Group
 from polyturn.waits import Waiting
+
+if TYPE_CHECKING:
+    from polyturn.rollout.crew.lead import Crew
 
 
 async def train_decoupled(
@@ -49,6 +54,23 @@ async def train_decoupled(
         work.close()
 
 
+def crew_of(run: Run) -> Crew | None:
+    """The workers that a run's episodes are played by; None where it plays them itself. Raises: BadInput."""
+    if not run.processes:
+        if run.ray:
+            raise BadInput(f"ray is {run.ray!r}, and processes is 0; say how many actors are to play")
+        return None
+    from polyturn.rollout.crew.lead import Crew
+
+    if run.ray:
+        from polyturn.rollout.cluster import starter
+
+        return Crew(starter(run.ray), run.processes, run.progress.note)
+    from polyturn.rollout.crew.processes import begin
+
+    return Crew(begin, run.processes, run.progress.note)
+
+
 class _Work:
     """One decoupled stage at work."""
 
@@ -62,6 +84,9 @@ class _Work:
         self.environments = Environments(
             schedule.environments, stage.name, stage.pool, run.recorder, run.progress.sample, self._allowed,
             run.control.call_seconds)
+        self.crew = crew_of(run)
+        if self.crew is not None:
+            self.environments = replace(self.environments, player=self.crew.play)
         self.occupancy = Occupancy(schedule.environments)
         self.waited_s = 0.0
 
@@ -83,6 +108,8 @@ class _Work:
                 occupancy = self.occupancy = Occupancy(self.schedule.environments)
                 working = [others.create_task(self.environments.work(self.stock, occupancy)),
                            others.create_task(self.stock.judge())]
+                if self.crew is not None:
+                    working.append(others.create_task(self.crew.work()))
                 try:
                     done = await self._updates(done, save_every, enough)
                 finally:
