@@ -48,11 +48,12 @@ def waited(work: Coroutine[Any, Any, T]) -> T:
 
 def run(
     recipe: str, *, folder: str | Path | None = None, runs: str | Path = "runs", deterministic: bool = False,
-    quiet: bool = False, **settings: Any,
+    quiet: bool = False, ranks: int = 1, **settings: Any,
 ) -> dict[str, Any]:
     """The results of a recipe (a name, or a ``.py`` file), as ``polyturn run RECIPE --json`` prints them.
 
-    ``settings`` are fields of the recipe's Settings: ``run("quickstart", seed=1)``. Raises: UnknownName, BadInput, and
+    ``settings`` are fields of the recipe's Settings: ``run("quickstart", seed=1)``. ``ranks``: processes that learn
+    together, for recipes that allow it. Raises: UnknownName, BadInput, and
     what the recipe raises.
     """
     from polyturn.cli.recipe import load, refuse_idle, with_values
@@ -61,20 +62,20 @@ def run(
     found = load(recipe)
     refuse_idle(found, with_values(found, settings), deterministic=deterministic)
     place = unused(Path(runs) / f"{found.name}-{time.strftime('%Y%m%d-%H%M%S')}") if folder is None else Path(folder)
-    order = Order(found, recipe, with_values(found, settings), place, deterministic=deterministic)
+    order = Order(found, recipe, with_values(found, settings), place, deterministic=deterministic, ranks=ranks)
     return waited(execute(order, quiet=quiet))
 
 
-def resume(run_folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
-    """The results of a run that was broken off, gone on with from its last checkpoint."""
+def resume(run_folder: str | Path, *, quiet: bool = False, ranks: int = 1) -> dict[str, Any]:
+    """The results of a run that was broken off, gone on with from its last checkpoint, by any number of ``ranks``."""
     from polyturn.cli.run import execute, order_to_resume
 
-    return waited(execute(order_to_resume(Path(run_folder)), quiet=quiet))
+    return waited(execute(replace(order_to_resume(Path(run_folder)), ranks=ranks), quiet=quiet))
 
 
 def train(
     suite: Suite, *, folder: str | Path, resume: bool = False, deterministic: bool = False, quiet: bool = False,
-    agent: Callable[[], Agent] | None = None, **settings: Any,
+    ranks: int = 1, agent: Callable[[], Agent] | None = None, **settings: Any,
 ) -> dict[str, Any]:
     """The results of group-relative reinforcement learning on a suite of one's own: the recipe ``group_rl``.
 
@@ -91,7 +92,8 @@ def train(
 
     recipe = replace(load("group_rl"), main=main)
     chosen = with_values(recipe, {"environment": suite.spec.name, **settings})
-    order = Order(recipe, "group_rl", chosen, Path(folder), resume=resume, deterministic=deterministic)
+    order = Order(recipe, "group_rl", chosen, Path(folder), resume=resume, deterministic=deterministic,
+                  ranks=ranks)
     return waited(execute(order, quiet=quiet))
 
 

@@ -42,6 +42,8 @@ class Recipe:
     needs: Needs = ()
     processes: bool = False
     """Whether other processes can play its episodes: the module says ``PROCESSES = True``."""
+    ranks: bool = False
+    """Whether its learners may run on several processes: it makes them by ``run.learner``."""
 
     @property
     def source(self) -> str:
@@ -77,7 +79,7 @@ def load(subject: str) -> Recipe:
     needs: Needs = getattr(module, "NEEDS", ())
     _check_needs(subject, settings, needs)
     return Recipe(path.stem, path, settings, main, **optional, needs=needs,
-                  processes=bool(getattr(module, "PROCESSES", False)))
+                  processes=bool(getattr(module, "PROCESSES", False)), ranks=bool(getattr(module, "RANKS", False)))
 
 
 def module_of(file: str) -> ModuleType:

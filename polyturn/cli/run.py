@@ -18,6 +18,7 @@ from polyturn.cli.recipe import Recipe, flags, load, read_settings, refuse_idle,
 from polyturn.errors import BadInput, Stopped
 
 if TYPE_CHECKING:
+    from polyturn.learn.ranks.group import Ranks
     from polyturn.progress import Progress
     from polyturn.record.run import Status
 
@@ -41,6 +42,8 @@ class Order:
     processes: int = 0
     """Other processes that play, and the Ray cluster whose actors these are."""
     ray: str = ""
+    ranks: int = 1
+    """Processes that learn together."""
 
 
 def command(name: str, arguments: list[str]) -> int:
@@ -56,7 +59,8 @@ def command(name: str, arguments: list[str]) -> int:
 
         name_device(asked.device)
     order = resumed(asked, subject, rest) if asked.resume else fresh(asked, subject, rest, parser)
-    order = played_by(order, asked.processes, asked.ray)
+    order = replace(played_by(order, asked.processes, asked.ray), ranks=asked.ranks)
+    refuse_ranks(order)
     if asked.dry_run:
         return dry_run(order, asked.json)
     return _run(order, asked.json)
@@ -76,6 +80,8 @@ def _parser() -> Parser:
                         help="decoupled training: so many other processes play the episodes (0: this one)")
     parser.add_argument("--ray", default="", metavar="ADDRESS",
                         help="these are actors of the Ray cluster at HOST:PORT, or auto for the one of this machine")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that learn together, each with a "
+                        "share of weights and batch (docs/scale.md); with --resume too, in any number")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and end")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
@@ -119,6 +125,16 @@ def _folder(asked: argparse.Namespace, recipe: Recipe) -> Path:
     if asked.folder:
         return Path(asked.folder)
     return unused(Path(asked.runs) / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def refuse_ranks(order: Order) -> None:
+    """Nothing, where the order's ranks can be had. Raises: BadInput for a recipe that keeps its learners to itself."""
+    if order.ranks < 1:
+        raise BadInput(f"--ranks is {order.ranks}; expected at least 1")
+    if order.ranks > 1 and not order.recipe.ranks:
+        able = [name for name in shipped() if load(name).ranks]
+        raise BadInput(f"{order.subject} learns in one process: it does not say RANKS = True, which promises that its "
+                       f"learners are made by run.learner; leave out --ranks, or take {' or '.join(able)}")
 
 
 def unused(folder: Path) -> Path:
@@ -173,8 +189,20 @@ def stored(settings: Any) -> dict[str, Any]:
 async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
     """Makes the run and returns its results, with ``run``, ``seconds`` and ``peak_bytes``.
 
-    However it ends, the folder is closed and says how. Raises whatever the recipe raised.
+    However it ends, the folder is closed and says how. Under torchrun a process of rank other than 0 only learns, and
+    leaves the program here. Raises whatever the recipe raised.
     """
+    if order.ranks == 1:
+        return await _made(order, quiet, None)
+    from polyturn.learn.ranks.group import open_ranks
+    from polyturn.policies.device import device_of
+
+    refuse_ranks(order)
+    with open_ranks(order.ranks, device=device_of(deterministic=order.deterministic).type) as ranks:
+        return await _made(order, quiet, ranks)
+
+
+async def _made(order: Order, quiet: bool, ranks: Ranks | None) -> dict[str, Any]:
     from polyturn.cli.memory import PeakMemory
     from polyturn.learn.run import Run
     from polyturn.record.report import write_report
@@ -192,7 +220,8 @@ async def execute(order: Order, *, quiet: bool = False) -> dict[str, Any]:
         progress = _progress(order, quiet)
         try:
             with PeakMemory() as peak:
-                run = Run(order.folder, recorder, progress, order.deterministic, order.processes, order.ray)
+                run = Run(order.folder, recorder, progress, order.deterministic, order.processes, order.ray,
+                          ranks=ranks)
                 await order.recipe.main(order.settings, run)
         finally:
             progress.close()

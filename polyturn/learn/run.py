@@ -7,15 +7,22 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from polyturn.errors import BadInput
 from polyturn.learn import checkpoint
+from polyturn.learn.learner import Learner
+from polyturn.learn.learns import Learns
 from polyturn.progress import Progress
 from polyturn.protocols import Stateful
 from polyturn.record.control import Control
 from polyturn.record.run import write_whole
 from polyturn.record.write import RunRecorder
+
+if TYPE_CHECKING:
+    from polyturn.learn.ranks.group import Ranks
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     control: Control = field(init=False)
     """What is asked of the run while it works."""
+    ranks: Ranks | None = None
+    """The processes that learn together (``polyturn run --ranks``); None = this one alone."""
     _found: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +74,16 @@ class Run:
     def at(self) -> tuple[str, int] | None:
         """(stage, number of its iterations that are done) of the checkpoint that was found; None without one."""
         return None if self._found is None else (str(self._found["stage"]), int(self._found["done"]))
+
+    def learner(self, model: nn.Module, **options: Any) -> Learns:
+        """A learner of the model, in this process or over the run's ranks; ``options`` are those of
+        :class:`polyturn.learn.learner.Learner`. Over ranks it takes the place of the one before, and the model's
+        weights of now; make it when its stage begins."""
+        if self.ranks is None:
+            return Learner(model, **options)
+        from polyturn.learn.ranks.learner import RankedLearner
+
+        return RankedLearner(self.ranks, model, **options)
 
     def save(self, stage: str, done: int, parts: Mapping[str, Stateful]) -> None:
         """Replaces the checkpoint by the states of ``parts`` after ``done`` iterations of ``stage``."""

@@ -25,7 +25,7 @@ from polyturn.evaluate.trials import score_of
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
 from polyturn.learn.decoupled.schedule import Schedule
 from polyturn.learn.decoupled.train import train_decoupled
-from polyturn.learn.learner import Learner
+from polyturn.learn.learns import Learns
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.methods.learning.dart import AdaptiveTasks, Experience, Form, curate, dart_rule, reload_size
@@ -107,6 +107,7 @@ NEEDS = (
     (("warm_lr",), {"warm_updates": ()}),
     (("replicas",), {"by_ticket": (False,)}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -121,7 +122,7 @@ async def main(settings: Settings, run: Run) -> None:
         await imitate(settings, run, model)
         if run.at is None or run.at[0] == "warm":
             run.keep(before=await rated(settings, run, model, "before"))
-        stage, budget, experience = stage_of(settings, model)
+        stage, budget, experience = stage_of(settings, run, model)
         if settings.arm == "dart" and (run.at is None or run.at[0] == "warm"):
             experience.store(await stored(settings, run, model))
         await train_decoupled(run, stage, schedule_of(settings, run), save_every=SAVE_EVERY, enough=budget.is_spent)
@@ -200,7 +201,7 @@ async def imitate(settings: Settings, run: Run, model: Local) -> None:
                   settings.groups * settings.rollouts, 1)
     await train(run, Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
-        model, learner_of(settings, model, settings.warm_lr), imitation(), settings.warm_updates,
+        model, learner_of(settings, run, model, settings.warm_lr), imitation(), settings.warm_updates,
     ))
 
 
@@ -216,13 +217,13 @@ async def stored(settings: Settings, run: Run, model: Local) -> list[tuple[Episo
     return await score_groups(groups, suite, run.recorder)
 
 
-def learner_of(settings: Settings, model: Local, lr: float) -> Learner:
+def learner_of(settings: Settings, run: Run, model: Local, lr: float) -> Learns:
     """A learner of all weights."""
-    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype,
-                   reference="initial" if settings.kl else None)
+    return run.learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype,
+                       reference="initial" if settings.kl else None)
 
 
-def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget, Experience]:
+def stage_of(settings: Settings, run: Run, model: Local) -> tuple[Stage, StepBudget, Experience]:
     """The stage of training, its budget of environment steps, which ends it, and its stored successes."""
     curated, experience = settings.arm != "plain", Experience()
     cast = {"agent": Player(player(settings), "main")}
@@ -232,7 +233,7 @@ def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget, Exper
                           numbers=curated, lengths=curated)
     budget = StepBudget(tasks, settings.env_steps)
     stage = Stage(
-        "learn", budget, {"main": model}, model, learner_of(settings, model, settings.lr),
+        "learn", budget, {"main": model}, model, learner_of(settings, run, model, settings.lr),
         rule_of(settings, experience), settings.env_steps, memory={"experience": experience},
     )
     return stage, budget, experience

@@ -23,7 +23,6 @@ from polyturn.evaluate.compare import paired
 from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.policy_gradient import policy_gradient
@@ -88,6 +87,7 @@ NEEDS = (
     (("warm_episodes", "warm_lr"), {"warm_updates": ()}),
     (("groups", "rollouts", "lr"), {"iterations": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -204,6 +204,6 @@ class _Work:
         memory = {"credit": rule.advantage} if isinstance(rule.advantage, RoleBaseline) else {}
         stage = Stage(
             name, Mixture((share,), self.settings.seed), {"main": policy}, self.model,
-            Learner(self.model.model, lr=lr, dtype=dtype), rule, updates, pool=Pool(), memory=memory,
+            self.run.learner(self.model.model, lr=lr, dtype=dtype), rule, updates, pool=Pool(), memory=memory,
         )
         await train(self.run, stage, save_every=self.settings.save_every)

@@ -155,6 +155,10 @@ class Ranks:
             raise LearnerFailed(
                 f"{self.failed}; all ranks of this learner are ended. A run goes on from its checkpoint: polyturn run "
                 "--resume RUN") from error
+        except BaseException as error:
+            self.failed = f"{what} was broken off ({_short(error)})"
+            self.close()
+            raise
 
     def _ended(self) -> str:
         """Which processes have ended by themselves, how, and their last words."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyturn.errors import BadInput, LearnerFailed
-from polyturn.learn.memory import keep_freed_memory
+from polyturn.learn.memory import FreedMemory, keep_freed_memory
 from polyturn.learn.ranks.group import DEADLINE, FOR_EVER_S, Joined, join_from_environment, tensors_of
 from polyturn.learn.ranks.part import IDLE, Part
 from polyturn.learn.ranks.shard import Shard
@@ -24,7 +24,7 @@ def serve(joined: Joined) -> None:
     """Does what rank 0 says until it says ``end``. Raises: what an order raises; rank 0 learns of it when this process
     ends, and at once, for it waits for the connection."""
     keep_freed_memory()
-    server = Server(joined)
+    server, freed = Server(joined), FreedMemory()
     while True:
         head, arrays = joined.receive(0, FOR_EVER_S)
         if head["do"] == "end":
@@ -32,6 +32,8 @@ def serve(joined: Joined) -> None:
         answer = server.obey(head, arrays)
         if answer is not None:
             joined.send(0, *answer)
+        if head["do"] in ("build", "fetch"):
+            freed.give_back()
 
 
 class Server:
