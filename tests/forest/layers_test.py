@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import transformers
 from peft import LoraConfig, get_peft_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from polyturn.forest import layers
 from polyturn.forest.model import Forest
@@ -92,3 +96,28 @@ def test_layers_step_aside_for_hooks_and_windows(monkeypatch: pytest.MonkeyPatch
     assert forest.exact and "_Gate" not in names(hidden.grad_fn)
     with pytest.raises(AssertionError):
         both(windowed, monkeypatch)
+
+
+def test_sharded_layers_are_computed_in_pieces_too_and_give_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One process in a group of its own: its shards are whole, and the hooks gather and free them all the same.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    tokens, found = random_tokens(np.random.default_rng(0), trajectories=6), []
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for sharded in (False, True):
+            model = tiny_llama(torch.float32)
+            forest = Forest(model)
+            for module in (*forest.layers, forest.body) if sharded else ():
+                fully_shard(module, mesh=mesh)
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+            hidden = forest.hidden(tokens.tree, before(tokens))
+            assert "_Gate" in names(hidden.grad_fn)
+            (hidden * torch.linspace(-1, 2, hidden.numel()).view_as(hidden)).sum().backward()
+            grads = [p.grad.full_tensor() if sharded else p.grad for p in model.model.parameters()]
+            found.append([hidden.detach(), *grads])
+    finally:
+        dist.destroy_process_group()
+    for plain, gathered in zip(*found, strict=True):
+        assert float(plain.norm()) > 0 and torch.equal(plain, gathered)

@@ -141,6 +141,16 @@ def test_a_rank_without_a_tree_takes_part(ranks: Ranks) -> None:
     check_same(one, two)
 
 
+def test_the_same_update_gives_the_same_bits(ranks: Ranks) -> None:
+    tokens, advantage_N, weight_N = batch(0)
+    found = []
+    for _ in range(2):
+        learner = RankedLearner(ranks, small(), lr=1e-3, tokens_per_pass=40)
+        learner.update(tokens, None, advantage_N, weight_N, policy_gradient)
+        found.append(learner.state()["weights"])
+    assert gap(*found) == 0
+
+
 def whole_trajectories(learned: Learned) -> tuple[Tensor, Metrics]:
     """A loss that needs a trajectory at once: the square of its summed log-probabilities."""
     sums = torch.zeros(int(learned.trajectory_N.max()) + 1, dtype=learned.logprob_N.dtype)

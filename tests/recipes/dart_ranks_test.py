@@ -36,7 +36,7 @@ async def test_two_ranks_make_the_updates_of_one_process(tmp_path: Path, monkeyp
     with open_ranks(2, deadline_s=60.0, device="cpu") as ranks:
         two = await updates(tmp_path / "two", ranks)
     assert len(one) == len(two)
-    learned = [(a, b) for a, b in zip(one, two, strict=True) if "learner/tokens" in a or "learner/tokens" in b]
+    learned = [(a, b) for a, b in zip(one, two, strict=True) if "learner/grad_norm" in a | b]
     assert len(learned) > 2  # an update may have nothing to learn from
     for first, second in learned:
         assert second["learner/grad_norm"] == pytest.approx(first["learner/grad_norm"], rel=1e-4, abs=1e-6)
