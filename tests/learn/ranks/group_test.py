@@ -26,7 +26,7 @@ from polyturn.policies.tiny import tiny_model
 from tests.tiny import VOCABULARY, random_tokens
 
 ROOT = Path(__file__).parents[3]
-SOON_S = 20.0
+SOON_S = 30.0
 """Within this a lost process must be noticed, on a busy machine too; the deadline of the group is far longer."""
 
 
@@ -53,6 +53,8 @@ def test_all_listen_on_loopback_alone_and_end_when_told() -> None:
         every = [os.getpid(), *ranks.processes]
         sockets = [own for pid in every for own in psutil.Process(pid).net_connections("tcp")]
         assert {own.laddr.ip.removeprefix("::ffff:") for own in sockets} == {"127.0.0.1"}
+        with pytest.raises(BadInput, match=r"in a torch\.distributed group already"):
+            open_ranks(2, device="cpu")
         other = ranks.processes[0]
     assert gone(other)
     with pytest.raises(LearnerFailed, match="they were closed"):
@@ -62,35 +64,28 @@ def test_all_listen_on_loopback_alone_and_end_when_told() -> None:
 def test_a_rank_that_is_killed_ends_the_update_with_its_name_and_no_hang() -> None:
     with learning(300.0) as (ranks, learner):
         pid = ranks.processes[0]
-        os.kill(pid, signal.SIGKILL)
+
+        def deadly(learned: Any) -> Any:
+            os.kill(pid, signal.SIGKILL)
+            return policy_gradient(learned)
+
+        said = rf"rank 1 \(process {pid}\) ended by signal SIGKILL, while a gradient was made .*--resume"
         started = time.monotonic()
-        with pytest.raises(LearnerFailed, match=rf"rank 1 \(process {pid}\) ended by signal SIGKILL, while .*--resume"):
-            update(learner)
+        with pytest.raises(LearnerFailed, match=said):
+            update(learner, deadly)
         assert time.monotonic() - started < SOON_S
         with pytest.raises(LearnerFailed, match="have ended: rank 1"):
             learner.state()
 
 
-def test_a_rank_that_is_killed_within_an_update() -> None:
-    with learning(300.0) as (ranks, learner):
-        def deadly(learned: Any) -> Any:
-            os.kill(ranks.processes[0], signal.SIGKILL)
-            return policy_gradient(learned)
-
-        started = time.monotonic()
-        with pytest.raises(LearnerFailed, match="ended by signal SIGKILL, while a gradient was made"):
-            update(learner, deadly)
-        assert time.monotonic() - started < SOON_S
-
-
 def test_a_rank_that_hangs_is_given_up_at_the_deadline_and_killed() -> None:
-    with learning(5.0) as (ranks, learner):
+    with learning(20.0) as (ranks, learner):
         pid = ranks.processes[0]
         os.kill(pid, signal.SIGSTOP)
         started = time.monotonic()
         with pytest.raises(LearnerFailed, match=r"the ranks came apart, while .* was made"):
             update(learner)
-        assert time.monotonic() - started < SOON_S and gone(pid)
+        assert time.monotonic() - started < 20.0 + SOON_S and gone(pid)
 
 
 def test_a_rank_that_fails_says_why_in_its_last_words() -> None:
@@ -164,9 +159,6 @@ def test_what_cannot_be_joined_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(BadInput, match="2 ranks were asked for, and torchrun started 3"):
         open_ranks(2)
-    monkeypatch.delenv("RANK")
-    with open_ranks(2, device="cpu"), pytest.raises(BadInput, match=r"in a torch\.distributed group already"):
-        open_ranks(2, device="cpu")
 
 
 def test_a_process_that_cannot_start_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
