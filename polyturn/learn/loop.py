@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -222,24 +223,35 @@ async def iterate(run: Run, stage: Stage, i: int) -> Metrics:
     return {**played_metrics(groups, played - started), **probed, **metrics, "loop/seconds": time.monotonic() - started}
 
 
-def learned_nothing(run: Run, stage: Stage, i: int, groups: Sequence[Group]) -> Metrics:
+def learned_nothing(
+    run: Run, stage: Stage, i: int, groups: Sequence[Group], *, most: int | None = NOTHING_MOST
+) -> Metrics:
     """:data:`NOTHING`, for an update of which the filters left no group: it is said, counted, and changes no weight.
 
-    Raises: NotTrainable where the :data:`NOTHING_MOST` iterations up to this one were all like it.
+    Raises: NotTrainable where the ``most`` iterations up to this one were all like it; None = however many.
     """
     episodes = [episode for group in groups for episode in group]
     broken = sum(episode.stop.kind == "error" for episode in episodes)
-    filters = ", ".join(getattr(keep, "__name__", type(keep).__name__) for keep in stage.rule_at(i).filters)
+    filters = ", ".join(_named(keep) for keep in stage.rule_at(i).filters)
     why = (f"stage {stage.name}, iteration {i}: of {len(episodes)} episodes in {len(groups)} groups, {broken} of them "
            f"broken, the filters ({filters}) left none, so there is nothing to learn")
-    rows = [row for row in read_metrics(run.folder) if row["stage"] == stage.name and row["iteration"] < i]
-    before = rows[len(rows) - NOTHING_MOST + 1 :]
-    if len(before) == NOTHING_MOST - 1 and all("learner/loss" not in row["values"] for row in before):
-        raise NotTrainable(f"{why}; it was so in each of the last {NOTHING_MOST} iterations. Let it play tasks that it "
+    if most is not None and _nothing_before(run, stage.name, i) >= most - 1:
+        raise NotTrainable(f"{why}; it was so in each of the last {most} iterations. Let it play tasks that it "
                            "sometimes solves, with more rollouts, or teach it first; polyturn show and polyturn view "
                            "show what was played")
     run.progress.note(f"{why}; the weights stay as they are")
     return dict(NOTHING)
+
+
+def _nothing_before(run: Run, stage: str, i: int) -> int:
+    """How many iterations in a row before ``i`` had nothing to learn from."""
+    rows = [row for row in read_metrics(run.folder) if row["stage"] == stage and row["iteration"] < i]
+    return next((n for n, row in enumerate(reversed(rows)) if "learner/loss" in row["values"]), len(rows))
+
+
+def _named(keep: Filter) -> str:
+    whole = keep.func if isinstance(keep, partial) else keep
+    return str(getattr(whole, "__name__", type(whole).__name__))
 
 
 async def _borrowed(run: Run, stage: Stage, matches: Sequence[Match], groups: Sequence[Group]) -> Metrics:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.decoupled.schedule import Schedule, fresh, lags, oldest_version
 from polyturn.learn.decoupled.train import train_decoupled
 from polyturn.learn.learner import Learner
-from polyturn.learn.loop import Rule, Stage, train
+from polyturn.learn.loop import NOTHING_MOST, Rule, Stage, train
 from polyturn.learn.run import Run
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
@@ -241,6 +242,14 @@ async def test_what_cannot_be_scored_is_lost_alone_and_where_nothing_can_the_run
         assert list(audit_run(tmp_path / name).faults) == []
         with pytest.raises(VerifierFailed, match=r"none of \d+ episodes could be scored; of play.t\d.0, task t\d: ver"):
             await done(tmp_path / f"{name}_no", schedule, iterations=3, verifiers=(Falls(""),))
+
+
+async def test_by_ticket_updates_without_anything_to_learn_are_counted_however_many(tmp_path: Path) -> None:
+    rule = replace(RULE, filters=(partial(lambda groups, *, of: [], of=1),))
+    model = await done(tmp_path / "run", replace(TICKET, max_lag=0), iterations=NOTHING_MOST + 2, rule=rule)
+    rows = [row["values"] for row in read_metrics(tmp_path / "run")]
+    assert [row["learner/steps"] for row in rows] == [0.0] * (NOTHING_MOST + 2)
+    assert same(model, tiny_local(deterministic=True)) and audit_run(tmp_path / "run").faults == []
 
 
 async def test_the_learner_says_for_what_it_waits_and_gives_up_at_its_deadline(tmp_path: Path) -> None:

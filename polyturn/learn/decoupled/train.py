@@ -166,7 +166,8 @@ class _Work:
             if groups:
                 metrics = await asyncio.to_thread(learn, self.run, stage, update, groups)
             else:
-                metrics = learned_nothing(self.run, stage, update, [ticket.group for ticket in lease.tickets])
+                played = [ticket.group for ticket in lease.tickets]
+                metrics = learned_nothing(self.run, stage, update, played, most=None)  # others are in play already
         except BaseException:
             self.stock.leases.release(lease)
             raise
