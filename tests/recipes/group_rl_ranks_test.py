@@ -21,13 +21,14 @@ from polyturn.record.read import read_metrics
 from polyturn.record.write import open_run
 from tests.policies.tiny import tiny_folder
 
+pytestmark = pytest.mark.timeout(600)  # processes that start on a busy machine
 SMALL: dict[str, Any] = {"iterations": 3, "groups": 2, "rollouts": 3, "test_tasks": 2, "trials": 1, "max_tokens": 4,
                          "lr": 1e-3, "warm_lr": 1e-3, "warm_episodes": 2, "warm_updates": 1, "save_every": 1}
 
 
 @pytest.fixture
 def ranks() -> Iterator[Ranks]:
-    with open_ranks(2, deadline_s=60.0, device="cpu") as made:
+    with open_ranks(2, deadline_s=300.0, device="cpu") as made:
         yield made
 
 

@@ -33,6 +33,8 @@ JOIN_S = 120.0
 """The longest that starting and joining may take."""
 FOR_EVER_S = 365 * 86400.0
 """The wait for the next order: as long as the driver plays. It ends when the driver does."""
+LARGEST = 2**32
+"""Bytes of a message at most: parts of batches and what was read of them."""
 DEADLINE = "POLYTURN_RANKS_DEADLINE"
 """The environment variable that hands the deadline to the other processes."""
 
@@ -59,6 +61,8 @@ class Joined:
         """The next message of a rank. Raises: RuntimeError where it is gone or says nothing in time."""
         size = torch.zeros(1, dtype=torch.int64)
         _wait(dist.irecv(size, rank, group=self.orders), seconds)
+        if not 0 < int(size) <= LARGEST:
+            raise RuntimeError(f"rank {rank} announced a message of {int(size)} bytes; expected at most {LARGEST}")
         data = torch.empty(int(size), dtype=torch.uint8)
         _wait(dist.irecv(data, rank, group=self.orders), self.deadline_s)
         return unpacked(data)

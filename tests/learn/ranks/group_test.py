@@ -25,6 +25,7 @@ from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.policies.tiny import tiny_model
 from tests.tiny import VOCABULARY, random_tokens
 
+pytestmark = pytest.mark.timeout(600)  # processes that start on a busy machine
 ROOT = Path(__file__).parents[3]
 SOON_S = 30.0
 """Within this a lost process must be noticed, on a busy machine too; the deadline of the group is far longer."""
@@ -49,7 +50,7 @@ def gone(pid: int) -> bool:
 
 
 def test_all_listen_on_loopback_alone_and_end_when_told() -> None:
-    with learning(60.0) as (ranks, learner):
+    with learning(300.0) as (ranks, learner):
         every = [os.getpid(), *ranks.processes]
         sockets = [own for pid in every for own in psutil.Process(pid).net_connections("tcp")]
         assert {own.laddr.ip.removeprefix("::ffff:") for own in sockets} == {"127.0.0.1"}
