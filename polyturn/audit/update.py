@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -106,13 +107,27 @@ def info_of(source: Source) -> PolicyInfo | None:
     return writer_of(source.episode, source.trajectory)
 
 
+def _group(episode: Episode) -> str:
+    return episode.group or episode.id
+
+
+def _groups(rows: Sequence[Row], episodes: Mapping[Key, Episode]) -> dict[int | None, str]:
+    """Place of a group in the update -> the group that most of its episodes were played in: one that was put among them
+    belongs to it too, and groups that the update took apart stand together, as they were played."""
+    members: dict[int, dict[Key, str]] = {}
+    for row in rows:
+        if row.get("batch_group") is not None:
+            members.setdefault(row["batch_group"], {})[key_of(row)] = _group(episodes[key_of(row)])
+    return {place: Counter(found.values()).most_common(1)[0][0] for place, found in members.items()}
+
+
 def rebuilt(rows: Sequence[Row], episodes: Mapping[Key, Episode], *, first: bool = True) -> Update:
     """The update of these rows, all of one policy. Raises: as :func:`polyturn.arrays.lay_out` and ``as_turns``."""
-    groups: dict[str | int, dict[Key, Episode]] = {}
+    groups: dict[str, dict[Key, Episode]] = {}
+    named = _groups(rows, episodes)
     for row in rows:
-        key, place = key_of(row), row.get("batch_group")
-        name = (episodes[key].group or episodes[key].id) if place is None else place
-        groups.setdefault(name, {})[key] = episodes[key]
+        key = key_of(row)
+        groups.setdefault(named.get(row.get("batch_group"), _group(episodes[key])), {})[key] = episodes[key]
     tokens = lay_out([tuple(group.values()) for group in groups.values()], rows[0]["policy"])
     keys = {id(episode): key for group in groups.values() for key, episode in group.items()}
     found = {(key_of(row), row["seat"], row["span"]): row for row in rows}
