@@ -15,20 +15,42 @@ import numpy as np
 from benchmarks.reference import Work
 from polyturn.agents.chat import ChatAgent
 from polyturn.chat import Chat
+from polyturn.contexts.summary import Summary
+from polyturn.contexts.window import Window
 from polyturn.desk import Desk
 from polyturn.envs.score import FinalScore
-from polyturn.protocols import Ask, Match, Player, Spec, Step
-from polyturn.types import Episode, Group, Limits, Message, Sampling, Score, Seat, Stop, Task, assistant, user
+from polyturn.protocols import Ask, Context, Match, Player, Spec, Step
+from polyturn.types import Episode, Group, Limits, Message, Sampling, Score, Seat, Span, Stop, Task, assistant, user
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
     """One rollout as ids: what a sampler is shown before each reply, and how long that reply is. The first ids are
-    equal for all rollouts of a group."""
+    equal for all rollouts of a group.
+
+    ``keep``: how much of what stands there already (prompts and replies) a prompt begins with, before what is shown
+    newly; all of it but where a window has moved on or a summary replaces what it sums up.
+    """
 
     group: int
     shown: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
+    keep: tuple[int, ...]
+
+    def prompt(self, path: list[int], turn: int) -> None:
+        """Makes the prompt of a reply of ``path``, which holds the prompt before and the reply to it."""
+        del path[self.keep[turn] :]
+        path.extend(self.shown[turn])
+
+
+def linear(group: int, shown: Sequence[tuple[int, ...]], lengths: Sequence[int]) -> Script:
+    """A script that shows everything always.
+
+    >>> linear(0, [(5, 6), (7,)], [3, 1]).keep
+    (0, 5)
+    """
+    sizes = [len(ids) + length for ids, length in zip(shown, lengths, strict=True)]
+    return Script(group, tuple(shown), tuple(lengths), tuple(sum(sizes[:k]) for k in range(len(sizes))))
 
 
 def lengths(work: Work, group: int, trial: int) -> tuple[int, ...]:
@@ -119,8 +141,9 @@ def _scored(final: Mapping[str, Any]) -> Mapping[Seat, Score]:
 
 @dataclass
 class Measured:
-    """A :class:`ChatAgent` whose replies are so many tokens long."""
+    """A :class:`ChatAgent` whose replies are so many tokens long, and whose context is of the shape of the work."""
 
+    work: Work
     lengths: Sequence[int]
     agent: ChatAgent = field(default_factory=ChatAgent)
     turn: int = 0
@@ -128,8 +151,19 @@ class Measured:
     async def act(self, ask: Ask, desk: Desk) -> Message:
         """The policy's reply."""
         self.agent.sampling = replace(Sampling(), max_tokens=self.lengths[self.turn])
+        self.agent.context = context_of(self.work, self.turn)
         self.turn += 1
         return await self.agent.act(ask, desk)
+
+
+def context_of(work: Work, turn: int) -> Context | None:
+    """What a reply's prompt is made by: as :func:`benchmarks.reference.episodes` has it."""
+    if work.shape == "window":
+        return Window(2 * work.window + 1)
+    if work.shape == "summary":
+        due = turn > 0 and turn % work.summary_every == 0
+        return Summary(1 if due else 2**31 - 1, sampling=Sampling(max_tokens=work.summary_tokens))
+    return None
 
 
 def matches(suite: Canned) -> list[Match]:
@@ -145,7 +179,7 @@ def matches(suite: Canned) -> list[Match]:
 
 def _players(work: Work, group: int) -> Any:
     trials = itertools.count()
-    return lambda: Measured(lengths(work, group, next(trials)))
+    return lambda: Measured(work, lengths(work, group, next(trials)))
 
 
 def single_words(tokenizer: Any) -> list[str]:
@@ -172,18 +206,30 @@ def scripts(groups: Sequence[Group]) -> list[Script]:
 
 
 def _script(group: int, episode: Episode) -> Script:
-    spans = episode.trajectories[0].spans
+    trajectory = episode.trajectories[0]
     shown: list[tuple[int, ...]] = []
     sizes: list[int] = []
-    waiting: list[int] = []
-    for span in spans:
-        if span.sampled:
-            shown.append(tuple(waiting))
-            sizes.append(len(span.ids))
-            waiting = []
-        else:
-            waiting += span.ids.tolist()
-    return Script(group, tuple(shown), tuple(sizes))
+    keep: list[int] = []
+    there: list[int] = []
+    for turn in sorted(trajectory.turns, key=lambda each: each.at):
+        reply = [int(i) for index in turn.spans for i in trajectory.spans[index].ids]
+        prompt = _path(trajectory.spans, trajectory.spans[turn.spans[0]].parent)
+        most = min(len(prompt), len(there))
+        same = next((k for k in range(most) if prompt[k] != there[k]), most)
+        keep.append(same)
+        shown.append(tuple(prompt[same:]))
+        sizes.append(len(reply))
+        there = prompt + reply
+    return Script(group, tuple(shown), tuple(sizes), tuple(keep))
+
+
+def _path(spans: Sequence[Span], last: int) -> list[int]:
+    """The ids from the root to the end of a span."""
+    path: list[int] = []
+    while last >= 0:
+        path[:0] = spans[last].ids.tolist()
+        last = spans[last].parent
+    return path
 
 
 def write(path: Path, found: Sequence[Script]) -> None:
@@ -194,4 +240,4 @@ def write(path: Path, found: Sequence[Script]) -> None:
 def read(path: Path) -> list[Script]:
     """What :func:`write` wrote."""
     rows = json.loads(path.read_text())
-    return [Script(r["group"], tuple(map(tuple, r["shown"])), tuple(r["lengths"])) for r in rows]
+    return [Script(r["group"], tuple(map(tuple, r["shown"])), tuple(r["lengths"]), tuple(r["keep"])) for r in rows]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import nn
 from benchmarks import dialogue, shares
 from benchmarks.dialogue import Canned, Script
 from benchmarks.models import load, load_tokenizer
-from benchmarks.reference import Work
+from benchmarks.reference import Shape, Work
 from benchmarks.report import Report, parser, show
 from benchmarks.rollout_hf import Continuous, generate, model_of
 from benchmarks.timing import Timing, interleaved
@@ -223,6 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
     made.add_argument("--groups", type=int, default=8)
     made.add_argument("--turns", type=int, default=6)
+    made.add_argument("--shape", choices=["full", "window", "summary"], default="full")
     made.add_argument("--layers", type=int, help="only the first layers of the model, for a quick look")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--against", nargs="*", default=["generate", "continuous"], choices=["generate", "continuous"])
@@ -232,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--profile", action="store_true", help="tell where our time goes, on one thread, and no more")
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    work = Work(groups=arguments.groups, turns=arguments.turns)
+    work = Work(groups=arguments.groups, turns=arguments.turns, shape=cast(Shape, arguments.shape))
     command = "python -m benchmarks.rollout " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Report("rollouts: reference episodes, environment at no cost", command, ("transformers",))
     if "growth" in arguments.only and not arguments.profile:

@@ -34,7 +34,7 @@ def generate(model: Any, scripts: Sequence[Script], rows: int) -> Replies:
         own: Replies = [[] for _ in part]
         for turn in range(len(part[0].lengths)):
             for path, script in zip(paths, part, strict=True):
-                path.extend(script.shown[turn])
+                script.prompt(path, turn)
             longest = max(script.lengths[turn] for script in part)
             for i, reply in enumerate(_reply(model, paths, longest)):
                 own[i].append(reply[: part[i].lengths[turn]])
@@ -95,6 +95,7 @@ class Continuous:
                 written[i].append(list(result.generated_tokens))
                 turn = len(written[i])
                 if turn < len(scripts[i].lengths):
-                    paths[i] += [*result.generated_tokens, *scripts[i].shown[turn]]
+                    paths[i] += result.generated_tokens
+                    scripts[i].prompt(paths[i], turn)
                     manager.add_request(paths[i], f"{i}.{turn}", scripts[i].lengths[turn], eos_token_id=-1)
         return written

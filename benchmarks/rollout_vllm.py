@@ -21,6 +21,7 @@ def play(llm: Any, params: Any, scripts: list[dict[str, Any]]) -> int:
     written = 0
     for turn in range(len(scripts[0]["lengths"])):
         for path, script in zip(paths, scripts, strict=True):
+            del path[script["keep"][turn] :]
             path.extend(script["shown"][turn])
         asked = [{"prompt_token_ids": list(path)} for path in paths]
         each = [params(script["lengths"][turn]) for script in scripts]

@@ -70,7 +70,8 @@ def plain_name(name: str) -> str:
 def rows_of(scripts: Sequence[Script], written: Replies) -> list[Row]:
     """What was shown and written, as rows: a first prompt, then replies (trained) and what is shown between them.
 
-    >>> row = rows_of([Script(0, ((5, 6), (7,)), (1, 1))], [[[8], [9]]])[0]
+    >>> from benchmarks.dialogue import linear
+    >>> row = rows_of([linear(0, ((5, 6), (7,)), (1, 1))], [[[8], [9]]])[0]
     >>> row.ids.tolist(), row.prompt, row.trained_T.tolist()
     ([5, 6, 8, 7, 9], 2, [0, 0, 1, 0, 1])
     """
@@ -88,7 +89,8 @@ def rows_of(scripts: Sequence[Script], written: Replies) -> list[Row]:
 def chosen(prompts: Sequence[str], scripts: Sequence[Script]) -> list[Script]:
     """The script of each prompt; a prompt is the number of its group, and its n-th occurrence the group's n-th rollout.
 
-    >>> a, b = (Script(0, ((5,),), (n,)) for n in (1, 2))
+    >>> from benchmarks.dialogue import linear
+    >>> a, b = (linear(0, ((5,),), (n,)) for n in (1, 2))
     >>> chosen(["0", "0"], [a, b]) == [a, b]
     True
     """

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from benchmarks import learner
-from benchmarks.learner import apart, main
+from benchmarks.learner import Case, Ours, Theirs, apart, gradient, main
+from benchmarks.models import Train
+from benchmarks.reference import Shape, Work
 
 
 def test_apart_by_hand() -> None:
@@ -19,6 +21,23 @@ def test_apart_by_hand() -> None:
 
 
 @pytest.mark.model
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "train, shape, turns",
+    [("full", "full", 24), ("full", "window", 5), ("lora", "window", 5), ("full", "summary", 14),
+     ("lora", "summary", 14)],
+)
+def test_gradients_of_long_and_branching_work_equal_those_of_trl(train: Train, shape: Shape, turns: int) -> None:
+    case, work = Case("float32", train, 2), Work(groups=1, rollouts=2, turns=turns, shape=shape)
+    ours, theirs = Ours(case, work), Theirs(case, work)
+    ours.run(10**9)
+    theirs.run(2)
+    assert (len(theirs.rows) > 2) == (shape != "full"), "each branch is a row of its own"
+    assert apart(gradient(ours.learner.model), gradient(theirs.trl.model)) < 1e-5
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_gradients_equal_those_of_trl(
     train: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

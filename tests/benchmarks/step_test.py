@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.dialogue import Script
+from benchmarks.dialogue import linear
 from benchmarks.learner import Case
 from benchmarks.reference import Work
 from benchmarks.report import Report
@@ -61,7 +61,7 @@ def test_rounds_take_turns_and_the_first_is_not_counted() -> None:
 
 
 def test_rows_and_scripts_of_a_batch() -> None:
-    a, b = Script(0, ((5, 6), (7,)), (2, 1)), Script(1, ((9,), (7,)), (1, 1))
+    a, b = linear(0, ((5, 6), (7,)), (2, 1)), linear(1, ((9,), (7,)), (1, 1))
     assert chosen(["1", "0"], [a, b]) == [b, a]
     with pytest.raises(IndexError):
         chosen(["0", "0"], [a, b])
