@@ -76,6 +76,7 @@ class _Work:
 
     def __init__(self, run: Run, stage: Stage, schedule: Schedule) -> None:
         self.run, self.stage, self.schedule = run, stage, schedule
+        self.crew = crew_of(run)
         self.pool: Replicas | Pinned = (
             Pinned(stage.model, schedule.max_lag + 1) if schedule.by_ticket
             else Replicas(stage.model, schedule.replicas)
@@ -84,7 +85,6 @@ class _Work:
         self.environments = Environments(
             schedule.environments, stage.name, stage.pool, run.recorder, run.progress.sample, self._allowed,
             run.control.call_seconds)
-        self.crew = crew_of(run)
         if self.crew is not None:
             self.environments = replace(self.environments, player=self.crew.play)
         self.occupancy = Occupancy(schedule.environments)
