@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import socket
 import threading
 from collections import deque
 from typing import Any, Final
@@ -19,6 +20,8 @@ from polyturn.rollout.crew.lead import Starter
 from polyturn.rollout.crew.member import work
 from polyturn.waits import GRACE_S, Waiting
 
+KNOCK_S: Final = 10.0
+"""How long an address may take to answer."""
 COLLECT_S: Final = 5.0
 """How long a call for frames waits for the first of them."""
 
@@ -52,10 +55,19 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     try:
+        knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"no Ray cluster at {address!r}: {error}; begin one with 'ray start --head' and give the "
                        "HOST:PORT that it says, or auto on a machine of the cluster") from error
+
+
+def knock(address: str) -> None:
+    """Raises OSError where nobody listens at ``HOST:PORT``: Ray itself would try for minutes. Other forms are Ray's."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        with Waiting("the run", f"Ray at {address}", "it listens", KNOCK_S):
+            socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
 class Post:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from polyturn.errors import BadInput
 from polyturn.record.read import read_credit, read_episodes
-from polyturn.rollout.cluster import Mailbox
+from polyturn.rollout.cluster import Mailbox, starter
 from polyturn.rollout.crew.lead import here
 from polyturn.rollout.crew.lines import End, Ready, frame, heard
 from polyturn.rollout.episode import Place, play_episode
@@ -63,6 +65,14 @@ async def test_training_by_ticket_on_ray_is_the_run_of_one_process_to_the_bit(tm
     await done(tmp_path / "alone", TICKET, processes=0, sleep_s=0.0)
     assert any("is played again" in one for one in said["said"])
     assert credit(tmp_path / "ray") == credit(tmp_path / "alone") and read_credit(tmp_path / "ray")
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # held, and nobody listens
+        with pytest.raises(BadInput, match=f"no Ray cluster at '{address}': .*refused"):
+            starter(address)
 
 
 def test_a_mailbox_hands_frames_both_ways_until_its_worker_has_ended() -> None:
