@@ -22,7 +22,7 @@ import psutil
 from benchmarks.overhead import Free, FreeSuite, Tokened
 from benchmarks.report import Report, parser, show
 from polyturn.agents.chat import ChatAgent
-from polyturn.protocols import Match, Player, Spec, Step
+from polyturn.protocols import Match, Player, Spec, Step, Suite
 from polyturn.record.write import open_run
 from polyturn.rollout.crew.lead import Crew
 from polyturn.rollout.crew.processes import begin
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     cores = psutil.cpu_count(logical=False) or 1
     counts = [0, *(count for count in (1, 2, 4, 8, 16) if count <= max(cores, 2))]
     report = Report("processes", "python -m benchmarks.processes", ("msgspec",))
-    kinds = {
+    kinds: dict[str, tuple[Suite, int]] = {
         f"environments that compute {asked.compute_ms:g} ms a step":
             (ComputingSuite(asked.turns, asked.compute_ms / 1000), asked.episodes),
         "environments that cost nothing": (FreeSuite(asked.turns), 4 * asked.episodes),
