@@ -77,7 +77,7 @@ def main(folder: Path, which: str) -> None:
     try:
         node = cluster.add_node(**own)
         play = {"episodes": episodes, "training": training}[which]
-        print(json.dumps(asyncio.run(play(folder, cluster, node))))
+        folder.with_suffix(".json").write_text(json.dumps(asyncio.run(play(folder, cluster, node))), "utf-8")
     finally:
         import ray
 
