@@ -47,7 +47,6 @@ STUDY = Study(
     tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("before", "near", "far", "iterations", "env_steps"),
     fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "env_steps": 12_000, "every": 10, "groups": 16,
            "rollouts": 4, "test_tasks": 64, "kl": 0.0},
-    choose=(100, 101),
     shares=("success", "before", "near", "far"),
 )
 

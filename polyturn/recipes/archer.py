@@ -120,7 +120,6 @@ STUDY = Study(
     },
     more=("score", "found"),
     curve="score/twenty_questions",
-    choose=(100, 101),
     shares=("score", "found"),
 )
 

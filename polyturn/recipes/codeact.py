@@ -52,7 +52,7 @@ from polyturn.types import Episode, Group, Limits, Message, Sampling, Task, assi
 AGENT = frozenset({"agent"})
 STUDY = Study(
     outcome="success_many", arms={"code": {"arm": "code"}, "text": {"arm": "text"}}, baseline="text",
-    tried=({"lr": 2e-3}, {"lr": 3e-3}), choose=(100, 101),
+    tried=({"lr": 2e-3}, {"lr": 3e-3}),
     fixed={"model": "tiny", "trajectories": 480, "updates": 600, "tokens": 400, "mix": 0.0, "before_tasks": 0,
            "test_tasks": 48, "reply_tokens": 96},
     more=("success_few", "executable", "turns"), curve="learner/loss",

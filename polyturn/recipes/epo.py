@@ -43,7 +43,6 @@ STUDY = Study(
     tried=({"coefficient": 0.02}, {"coefficient": 0.1}), more=("before", "entropy_std", "entropy_last"),
     fixed={"model": "tiny", "warm_updates": 25, "warm_lr": 3e-3, "groups": 16, "rollouts": 4, "iterations": 40,
            "horizon": 12, "test_tasks": 64, "lr": 3e-4, "low": 0.5, "high": 1.2},
-    choose=(100, 101),
     shares=("success", "before"),
 )
 

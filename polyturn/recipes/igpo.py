@@ -58,7 +58,6 @@ STUDY = Study(
     tried=({"lr": 3e-4}, {"lr": 1e-3}), more=("zero_groups", "silent_groups", "support"), curve="score/search",
     fixed={"model": "tiny", "fresh": True, "people": 4, "listed": True, "steps": 4, "warm_updates": 60, "warm_lr": 3e-3,
            "skill": 0.2, "iterations": 8, "groups": 6, "rollouts": 6, "kl": 0.0, "test_tasks": 100},
-    choose=(100, 101),
     shares=("success", "zero_groups", "silent_groups", "support"),
 )
 

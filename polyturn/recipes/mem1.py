@@ -50,7 +50,6 @@ STUDY = Study(
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}),
     more=("untrained", "imitated", "peak", "peak_ratio", "other_accuracy"),
     fixed={"model": "tiny", "onsets": 4, "warm_updates": 200, "warm_lr": 4e-3, "iterations": 24},
-    choose=(100, 101),
     shares=("accuracy", "untrained", "imitated", "other_accuracy"),
 )
 

@@ -116,7 +116,6 @@ STUDY = Study(
         "samples": 6, "pairs": 4, "test_tasks": 200,
     },
     more=("accuracy_sft",), curve="evaluate/score",
-    choose=(100, 101),
     shares=("accuracy", "accuracy_sft"),
 )
 

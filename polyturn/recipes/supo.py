@@ -45,7 +45,7 @@ STUDY = Study(
     arms={arm: {"arm": arm} for arm in ("supo", "unmasked", "frozen", "truncation")},
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}),
     more=("recall", "in_view", "more_summaries", "warm_success"),
-    fixed={"model": "tiny", "onsets": 4, "warm_updates": 200, "warm_lr": 4e-3, "iterations": 24}, choose=(100, 101),
+    fixed={"model": "tiny", "onsets": 4, "warm_updates": 200, "warm_lr": 4e-3, "iterations": 24},
     shares=("success", "recall", "in_view", "more_summaries", "warm_success"),
 )
 
