@@ -80,6 +80,8 @@ def _named(folder: Path) -> str | None:
 def open_policy(policy: str, means: Means = Means()) -> Policy:
     """The policy of this name, ready to sample, under the name ``main``."""
     check_policy(policy)
+    if means.device and (policy in ("random", "null", "oracle") or policy.startswith(("http://", "https://"))):
+        raise BadInput(f"--device {means.device} would do nothing: no model of policy {policy} computes here")
     if policy in ("random", "null", "oracle"):
         from polyturn.policies.dictated import Dictated
 

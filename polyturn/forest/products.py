@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+INFO = Path("/proc/cpuinfo")
 WORTH = 2**19
 """Multiplications from which on a call of oneDNN (about ten microseconds) is repaid."""
 
@@ -38,6 +39,5 @@ def onednn_is_faster() -> bool:
     """Whether oneDNN multiplies float32 faster than what torch takes by itself: on AMD processors with AVX-512."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
         return False
-    info = Path("/proc/cpuinfo")
-    amd = info.is_file() and "AuthenticAMD" in info.read_text("utf-8", "replace")
+    amd = INFO.is_file() and "AuthenticAMD" in INFO.read_text("utf-8", "replace")
     return amd and torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -51,7 +51,6 @@ STUDY = Study(
     shares=("success", "easy", "medium", "hard", "test"),
     fixed={"model": "tiny", "env_steps": 12_000, "kl": 0.0, "groups": 8, "by_ticket": True, "warm_updates": 8,
            "warm_lr": 3e-3, "environments": 64},
-    choose=(100, 101),
 )
 
 

@@ -74,6 +74,12 @@ def test_an_address_needs_the_models_name_and_both_prices() -> None:
     assert (made.name, made.info().kind) == (MAIN, "endpoint")
 
 
+@pytest.mark.parametrize("policy", ["random", "oracle", "http://localhost:1/v1"])
+def test_a_device_for_what_computes_elsewhere_is_refused(policy: str) -> None:
+    with pytest.raises(BadInput, match=f"--device cpu would do nothing: .* policy {policy}"):
+        open_policy(policy, Means("m", device="cpu"))
+
+
 def test_scripted_players_sit_in_the_judged_seats_alone() -> None:
     match = held_out(suite_of("kuhn_poker"), tasks=1, trials=1)[0]
     other = replace(match, cast={**match.cast, "player_1": replace(match.cast["player_1"], policy="other")})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -39,9 +41,16 @@ def test_small_empty_and_low_products_are_torchs_own(monkeypatch: pytest.MonkeyP
     assert WORTH < 4000 * 16 * 16
 
 
-def test_the_choice_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert onednn_is_faster() in (True, False)
-    onednn_is_faster.cache_clear()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not onednn_is_faster()
-    onednn_is_faster.cache_clear()
+@pytest.mark.parametrize(("vendor", "vectors", "faster"), [
+    ("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False),
+])
+def test_onednn_is_for_wide_amd_processors(
+    vendor: str, vectors: str, faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"vendor_id\t: {vendor}\n")
+    monkeypatch.setattr(products, "INFO", info)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert onednn_is_faster.__wrapped__() == faster
+    info.unlink()
+    assert not onednn_is_faster.__wrapped__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -117,11 +118,7 @@ def _piece_by_products(
     heads, end, size = key.shape
     asked = query[0, :, piece.row : piece.row + piece.count] * (size**-0.5 if scaling is None else scaling)
     asked = asked.reshape(heads, -1, size)
-    hidden = torch.zeros(piece.count, end)
-    if piece.mask is None:
-        hidden.masked_fill_(torch.ones(piece.count, end, dtype=torch.bool).triu_(1), float("-inf"))
-    else:
-        hidden.masked_fill_(~piece.mask, float("-inf"))
+    hidden = _hidden(piece.count, piece.start)
 
     def attended(asked: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         score = (asked @ key.transpose(-1, -2)).float()
@@ -133,6 +130,12 @@ def _piece_by_products(
     else:
         out = torch.stack([attended(*one) for one in zip(asked, key, value, strict=True)])
     return out.view(query.shape[1], piece.count, -1).transpose(0, 1)
+
+
+@lru_cache(maxsize=64)
+def _hidden(count: int, start: int) -> torch.Tensor:
+    """[count, start + count], to add: -inf where a key comes after an id; equal pieces of all layers share it."""
+    return torch.full((count, start + count), float("-inf")).triu_(start + 1)
 
 
 def _attend_run(
