@@ -39,10 +39,11 @@ def go_wrong(wrong: str, marker: Path) -> None:
     """``raises`` and ``dies`` always; ``dies once`` and ``hangs once`` unless the marker says that it was before."""
     if wrong == "raises":
         raise RuntimeError("it broke")
-    if wrong.endswith("once") and marker.exists():
+    try:
+        with marker.open("x" if wrong.endswith("once") else "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+    except FileExistsError:  # "x" lets one of several at once through
         return
-    with marker.open("a", encoding="utf-8") as file:
-        file.write(f"{os.getpid()}\n")
     if wrong.startswith("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
