@@ -137,17 +137,18 @@ def tell_shares(dtype: str, layers: int | None, work: Work, report: Report) -> N
 
 
 def decode_step(dtype: str, layers: int | None, *, path: int = 300, repeats: int = 40) -> tuple[float, float]:
-    """Median seconds of one step of the engine at :data:`STEP_ROWS` sequences, and of its matrix products alone, by the
-    faster of torch's own call and ours."""
+    """Median seconds of one step of the engine at :data:`STEP_ROWS` sequences of the reference work, whose groups begin
+    alike, and of its matrix products alone, by the faster of torch's own call and ours."""
     model = twin_of(model_of(dtype, layers), getattr(torch, dtype))
     driven = Driven(model, cache_bytes=2**30)
     draw = np.random.default_rng(0)
-    first = drawn_request(_ids(draw, path), Sampling(), seed=0, limit=2048, stop_ids=())
-    assert driven.admit(first)
+    work = Work()
+    prompts = [_ids(draw, work.prompt) for _ in range(STEP_ROWS // work.rollouts)]
     with torch.inference_mode():
-        driven.step([first])
+        requests = [_seated(driven, prompts[0], _ids(draw, path - work.prompt))]
         driven.slots.measured()
-        requests = [first, *(_seated(driven, draw, path) for _ in range(STEP_ROWS - 1))]
+        for number in range(1, STEP_ROWS):
+            requests.append(_seated(driven, prompts[number // work.rollouts], _ids(draw, path - work.prompt)))
         products = [m for m in model.modules() if isinstance(m, nn.Linear)]
         inputs = {m.in_features: torch.randn(STEP_ROWS, m.in_features).to(model.dtype) for m in products}
         steps, floors = [], []
@@ -166,8 +167,8 @@ def _ids(draw: np.random.Generator, count: int) -> Any:
     return draw.integers(100, 40000, count).astype(np.int32)
 
 
-def _seated(driven: Driven, draw: np.random.Generator, path: int) -> Request:
-    request = drawn_request(_ids(draw, path), Sampling(), seed=0, limit=2048, stop_ids=())
+def _seated(driven: Driven, prompt: Any, more: Any) -> Request:
+    request = drawn_request(np.concatenate([prompt, more]), Sampling(), seed=0, limit=2048, stop_ids=())
     assert driven.admit(request)
     driven.step([request])
     return request

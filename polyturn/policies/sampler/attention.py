@@ -3,7 +3,7 @@ of the forward (``polyturn_rows``), never as a mode of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from polyturn.policies.sampler.slots import Slots
+from polyturn.types import IntArray
 
 NAME = "polyturn_slots"
 CALL = 600
 """Keys whose reading costs about as much as one more call; runs are joined up to this waste."""
+BEGINNING = 64
+"""Ids by which a beginning that is read once for several slots grows."""
 TOGETHER = 64
 """Ids of a piece up to which its heads are multiplied in one call."""
 
@@ -33,6 +36,34 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """The first ``length`` keys of the W slots of a run, each of F different beginnings read once, for M slots or fewer
+    that begin with it."""
+
+    length: int
+    first: torch.Tensor
+    """[F]: a slot that holds each beginning."""
+    from_FM: torch.Tensor
+    """[F M]: slots of the run, the first of a beginning in place of those that are not there."""
+    at_W: torch.Tensor
+    """[W]: where each slot of the run stands among them."""
+
+    def joined(self, part: torch.Tensor) -> torch.Tensor:
+        """[F heads, M group, any] of [W, heads, group, any]: what asks for the same beginning as one matrix."""
+        each: torch.Tensor = part.index_select(0, self.from_FM).unflatten(0, (len(self.first), -1))
+        return each.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+    def back(self, part: torch.Tensor, heads: int, group: int) -> torch.Tensor:
+        """[W, heads, group, any] of [F heads, M group, any]."""
+        each: torch.Tensor = part.unflatten(1, (-1, group)).unflatten(0, (-1, heads)).transpose(1, 2)
+        return each.flatten(0, 1).index_select(0, self.at_W)
+
+    def to(self, device: torch.device) -> Shared:
+        """The same on a device."""
+        return Shared(self.length, self.first.to(device), self.from_FM.to(device), self.at_W.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One new id in each of some slots within ``low..high``, whose rows begin at ``row``."""
 
@@ -45,7 +76,9 @@ class Run:
     place: torch.Tensor | None = None
     """Slot minus ``low`` of each row; None = every slot in order."""
     mask: torch.Tensor | None = None
-    """0 or -inf to add, [slots, longest]; None = all equally long."""
+    """0 or -inf to add, [slots, longest - what is shared]; None = all equally long."""
+    shared: Shared | None = None
+    """What is read once for several slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +96,9 @@ class Rows:
         """The same with its indices and masks on a device, so that no layer has to bring them there."""
         if device.type == "cpu":
             return self
-        runs = tuple(replace(run, place=_on(run.place, device), mask=_on(run.mask, device)) for run in self.runs)
+        runs = tuple(
+            replace(run, place=_on(run.place, device), mask=_on(run.mask, device),
+                    shared=None if run.shared is None else run.shared.to(device)) for run in self.runs)
         pieces = tuple(replace(piece, mask=_on(piece.mask, device)) for piece in self.pieces)
         return replace(self, slot_T=self.slot_T.to(device), position_T=self.position_T.to(device), runs=runs,
                        pieces=pieces)
@@ -71,6 +106,10 @@ class Rows:
 
 def _on(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     return None if tensor is None else tensor.to(device)
+
+
+Sharer = Callable[[Sequence[tuple[int, int]]], Shared | None]
+"""What the slots of a run, given as (slot, keys) pairs, have in common."""
 
 
 def attention(
@@ -150,36 +189,46 @@ def _attend_run(
         spread[run.place] = asked
         asked = spread
     asked = asked.reshape(width, heads, -1, size)
-    k, v = keys[run.low : run.high], values[run.low : run.high]
-    if asked.dtype == torch.bfloat16:
-        seen = _by_products(asked, k, v, run, scaling)
+    if width == 1:
+        k, v = (held[run.low : run.high, :, : run.longest] for held in (keys, values))
+        seen = scaled_dot_product_attention(asked, k, v, scale=scaling)
     else:
-        mask = None if run.mask is None else run.mask[:, None, None].to(asked).expand(-1, 1, asked.shape[2], -1)
-        k, v = k[:, :, : run.longest], v[:, :, : run.longest]
-        seen = scaled_dot_product_attention(asked, k, v, attn_mask=mask, scale=scaling)
+        seen = _by_products(asked * (size**-0.5 if scaling is None else scaling), keys, values, run)
     seen = seen.reshape(width, query.shape[1], -1)
     return seen if run.place is None else seen[run.place]
 
 
-def _by_products(
-    asked: torch.Tensor, k: torch.Tensor, v: torch.Tensor, run: Run, scaling: float | None
-) -> torch.Tensor:
-    """The same with two batched products over views of the cache and softmax in float32: about twice as fast as the
-    fused one in bfloat16 when there is one new id a slot."""
+def _by_products(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, run: Run) -> torch.Tensor:
+    """The same for several slots, of scaled queries [width, heads, group, size], by batched products over views of the
+    cache: torch's fused kernel takes about twice as long for one new id a slot. A common beginning is read once."""
     width, heads, group, size = asked.shape
-    scale = size**-0.5 if scaling is None else scaling
-    k, v = k.flatten(0, 1)[:, : run.longest], v.flatten(0, 1)[:, : run.longest]
-    score = torch.bmm((asked * scale).flatten(0, 1), k.transpose(1, 2)).float()
+    begin = 0 if run.shared is None else run.shared.length
+    own_k, own_v = (held[run.low : run.high].flatten(0, 1)[:, begin : run.longest] for held in (keys, values))
+    each = asked.reshape(-1, group, size)
+    if own_k.shape[1] == keys.shape[2]:
+        score = torch.bmm(each, own_k.transpose(1, 2))
+    else:  # parts of a cache are multiplied faster from the left
+        score = torch.bmm(own_k, each.transpose(1, 2)).transpose(1, 2).contiguous()
     if run.mask is not None:
         score.view(width, heads * group, -1).add_(run.mask.to(score)[:, None])
-    return torch.bmm(torch.softmax(score, -1).to(v.dtype), v).view(width, heads, group, -1)
+    if run.shared is None:
+        return torch.bmm(torch.softmax(score, -1), own_v).view(width, heads, group, -1)
+    common_k, common_v = (held[run.shared.first, :, :begin].flatten(0, 1) for held in (keys, values))
+    common = run.shared.back(torch.bmm(run.shared.joined(asked), common_k.transpose(1, 2)), heads, group)
+    share = torch.softmax(torch.cat([common.view(len(score), group, -1), score], -1), -1)
+    found = torch.bmm(share[..., begin:], own_v).view(width, heads, group, -1)
+    mixed = torch.bmm(run.shared.joined(share[..., :begin].reshape(width, heads, group, begin)), common_v)
+    return found.add_(run.shared.back(mixed, heads, group))
 
 
-def runs_of(places: Sequence[tuple[int, int]], capacity: int = 0) -> tuple[Run, ...]:
+def runs_of(
+    places: Sequence[tuple[int, int]], capacity: int = 0, share: Sharer = lambda places: None
+) -> tuple[Run, ...]:
     """Runs over (slot, keys) pairs in rising order of slots, one row each from row 0.
 
-    Neighbours are joined while the keys read in vain cost less than another call. ``capacity`` > 0: slots that are at
-    least half full are read as a whole, for a product over a part of a cache would copy it first.
+    Neighbours are joined while the keys read in vain cost less than another call. ``share`` says of the slots of a run
+    what they have in common. ``capacity`` > 0: slots that are at least half full and share nothing are read as a
+    whole, for a product over a part of a cache would copy it first.
     """
     runs: list[list[tuple[int, int]]] = []
     for slot, length in places:
@@ -193,20 +242,52 @@ def runs_of(places: Sequence[tuple[int, int]], capacity: int = 0) -> tuple[Run, 
         runs.append([(slot, length)])
     found: list[Run] = []
     for run in runs:
-        found.append(_run(run, sum(other.count for other in found), capacity))
+        found.append(_run(run, sum(other.count for other in found), capacity, share))
     return tuple(found)
 
 
-def _run(places: Sequence[tuple[int, int]], row: int, capacity: int) -> Run:
+def _run(places: Sequence[tuple[int, int]], row: int, capacity: int, share: Sharer) -> Run:
     low, high = places[0][0], places[-1][0] + 1
     longest = max(length for _, length in places)
-    if longest <= capacity <= 2 * longest:
+    shared = share(places) if len(places) > 1 else None
+    begin = 0 if shared is None else shared.length
+    if shared is None and longest <= capacity <= 2 * longest and len(places) > 1:
         longest = capacity
     place = torch.tensor([slot - low for slot, _ in places])
     mask = None
     if high - low > len(places) or any(length < longest for _, length in places):
-        length_S = torch.ones(high - low, dtype=torch.long)
+        length_S = torch.full((high - low,), begin + 1)
         length_S[place] = torch.tensor([length for _, length in places])
-        mask = torch.zeros(high - low, longest)
-        mask.masked_fill_(torch.arange(longest) >= length_S[:, None], float("-inf"))
-    return Run(row, len(places), low, high, longest, place if high - low > len(places) else None, mask)
+        mask = torch.zeros(high - low, longest - begin)
+        mask.masked_fill_(torch.arange(begin, longest) >= length_S[:, None], float("-inf"))
+    return Run(row, len(places), low, high, longest, place if high - low > len(places) else None, mask, shared)
+
+
+def shared_of(
+    places: Sequence[tuple[int, int]], path: Callable[[int], IntArray], *, worth: int, copied: bool
+) -> Shared | None:
+    """What is best read once for the slots of a run of (slot, keys) pairs, ``path`` being the ids of a slot; None where
+    it would save the reading of less than ``worth`` keys.
+
+    A beginning of L ids that F different slots hold for all of W saves (W - 3 F) L keys: those of the F are copied
+    (read, written and read) before they are multiplied. ``copied``: so is what comes after it.
+    """
+    low, longest = places[0][0], max(length for _, length in places)
+    found: tuple[int, int, list[list[int]]] = (worth, 0, [])
+    for length in range(BEGINNING, min(length for _, length in places), BEGINNING):
+        slots_of: dict[bytes, list[int]] = {}
+        for slot, _ in places:
+            slots_of.setdefault(path(slot)[:length].tobytes(), []).append(slot)
+        if 3 * len(slots_of) >= len(places):
+            break  # longer ones differ more
+        saved = (len(places) - 3 * len(slots_of)) * length - 2 * copied * len(places) * (longest - length)
+        found = max(found, (saved, length, list(slots_of.values())), key=lambda one: one[0])
+    _, begin, members = found
+    if not members:
+        return None
+    widest = max(map(len, members))
+    from_FM = torch.tensor([[*slots, *slots[:1] * (widest - len(slots))] for slots in members]) - low
+    at_W = torch.zeros(places[-1][0] + 1 - low, dtype=torch.long)
+    for number, slots in enumerate(members):
+        at_W[torch.tensor(slots) - low] = torch.arange(len(slots)) + number * widest
+    return Shared(begin, torch.tensor([slots[0] for slots in members]), from_FM.flatten(), at_W)

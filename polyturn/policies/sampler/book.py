@@ -75,6 +75,10 @@ class Book:
         self._columns = self._columns[:, chosen]
         self._size = len(chosen)
 
+    def path(self, slot: int) -> IntArray:
+        """The ids that stand in a slot."""
+        return self._ids[slot, : self.length_S[slot]]
+
     def common_S(self, ids: IntArray) -> NDArray[np.int64]:
         """For every slot, how many leading ids its path shares with ``ids``; at most its length."""
         width = min(len(ids), self._ids.shape[1])

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
 from polyturn.errors import BadInput
-from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, attention, runs_of
+from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, Shared, attention, runs_of, shared_of
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.slots import Slots
 from polyturn.types import Sampling
@@ -19,6 +19,8 @@ ROWS = {"cpu": 512, "cuda": 4096}
 """New ids in one forward at most: long prompts are read in parts, between which others go on."""
 WIDTH = {"cpu": 64, "cuda": 256}
 """Requests at work at most."""
+SAVED = 2**22
+"""Bytes of each layer that must not be read again for what that takes beside: a dozen calls."""
 FIXED = 32
 """Rows of every forward in deterministic mode."""
 
@@ -115,7 +117,11 @@ class Driven:
                 pieces.append(Piece(row, count, request.slot, request.fed, mask))
                 row += count
         capacity = self.slots.capacity if self.model.dtype == torch.bfloat16 else 0
-        return runs_of(single, capacity), tuple(pieces)
+        return runs_of(single, capacity, self._shared), tuple(pieces)
+
+    def _shared(self, places: Sequence[tuple[int, int]]) -> Shared | None:
+        return shared_of(places, self.slots.book.path, worth=self.slots.keys_of(SAVED),
+                         copied=self.model.dtype == torch.bfloat16)
 
     def _wanted(
         self, portions: Sequence[tuple[Request, int]]

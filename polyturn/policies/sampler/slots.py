@@ -48,6 +48,10 @@ class Slots:
             t.shape[1] * t.shape[3] * t.element_size() for pair in self._layers.values() for t in pair
         )
 
+    def keys_of(self, size: int) -> int:
+        """The fewest keys, with their values, that take ``size`` bytes of one layer."""
+        return -(-size * len(self._layers) // max(1, self.token_bytes))
+
     def drop(self) -> None:
         """Forgets everything (the weights changed); no slot may have an owner."""
         self.owners, self.book, self._allocated, self._layers, self.capacity = [], Book(), 0, {}, STEP
@@ -81,7 +85,7 @@ class Slots:
             return []
         needed = -(-length // STEP) * STEP
         room = self.cache_bytes // max(1, self.token_bytes * len(self.owners))
-        capacity = max(needed, min(needed + needed // 4, room))  # all of it may be read at every step
+        capacity = max(needed, min(needed + needed // 4, room))  # no more: it is all written anew
         capacity = capacity // STEP * STEP
         ranked = sorted(range(len(self.owners)), key=self._warmth, reverse=True)
         keep = sorted(ranked[: self.most(capacity)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
-from polyturn.policies.sampler.attention import Piece, Rows, attention, runs_of
+from polyturn.policies.sampler.attention import Piece, Rows, Shared, attention, runs_of, shared_of
 from polyturn.policies.sampler.slots import Slots
 
 
@@ -39,7 +41,8 @@ class Layer(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("dtype", "capacity", "together"), [
-    (torch.float32, 0, 64), (torch.bfloat16, 0, 64), (torch.bfloat16, 64, 64), (torch.bfloat16, 64, 0),
+    (torch.float32, 0, 64), (torch.float32, 64, 64), (torch.bfloat16, 0, 64), (torch.bfloat16, 64, 64),
+    (torch.bfloat16, 64, 0),
 ])
 def test_rows_attend_to_their_own_slots_only(
     dtype: torch.dtype, capacity: int, together: int, monkeypatch: pytest.MonkeyPatch,
@@ -80,3 +83,65 @@ def test_other_forms_of_attention_are_refused() -> None:
     rows = Rows(Slots(0), 0, torch.zeros(0), torch.zeros(0), (), ())
     with pytest.raises(TypeError, match="softcap"):
         attention(Layer(), x, x, x, None, polyturn_rows=rows, softcap=30.0)
+
+
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention [heads, size] of one row [heads, size] over keys [key heads, keys, size], in doubles."""
+    group = len(query) // len(key)
+    asked = query.double().view(len(key), group, -1) * scale
+    return (torch.softmax(asked @ key.double().transpose(1, 2), -1) @ value.double()).view(len(query), -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_slots_have_in_common_is_read_once_and_changes_nothing(dtype: torch.dtype, seed: int) -> None:
+    noise, draw = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    heads, group, size, slots = 2, 3, 8, Slots(0)
+    slots.capacity, slots._allocated = 256, 12
+    used = sorted(draw.choice(12, 9, replace=False).tolist())
+    beginning_of = {slot: int(draw.integers(2)) for slot in used}
+    paths = {slot: np.concatenate([np.full(150, beginning_of[slot]), draw.integers(2, 99, 60)]) for slot in used}
+    lengths = {slot: int(draw.integers(151, 200)) for slot in used}
+    like = torch.zeros(1, heads, 1, size, dtype=dtype)
+    keys, values = slots.layer(0, like, like)
+    for held in (keys, values):
+        held.copy_(torch.randn(held.shape, generator=noise))
+        for slot in used:
+            held[slot, :, :150] = held[next(s for s in used if beginning_of[s] == beginning_of[slot]), :, :150]
+    before = keys.clone(), values.clone()
+
+    def share(places: Sequence[tuple[int, int]]) -> Shared | None:
+        return shared_of(places, paths.__getitem__, worth=1, copied=False)
+
+    (run,) = runs_of([(slot, lengths[slot] + 1) for slot in used], share=share)
+    assert run.shared is not None and run.shared.length == 128 and run.shared.first.tolist() == [
+        next(s for s in used if beginning_of[s] == which) for which in dict.fromkeys(beginning_of.values())]
+    rows = Rows(slots, 9, torch.tensor(used), torch.tensor([lengths[slot] for slot in used]), (run,), ())
+    query = torch.randn(1, heads * group, 9, size, generator=noise).to(dtype)
+    key, value = (torch.randn(1, heads, 9, size, generator=noise).to(dtype) for _ in range(2))
+    for slot in used:  # nobody may see what stands behind its end
+        keys[slot, :, lengths[slot] + 1 :] = values[slot, :, lengths[slot] + 1 :] = 1e4
+    out, _ = attention(Layer(), query, key, value, None, polyturn_rows=rows, scaling=0.3)
+    for row, slot in enumerate(used):
+        end = lengths[slot]
+        k, v = (torch.cat([old[slot, :, :end], new[0, :, row : row + 1]], 1)
+                for old, new in zip(before, (key, value), strict=True))
+        apart = (out[0, row].double() - plain(query[0, :, row], k, v, 0.3)).abs().max()
+        assert apart < (1e-5 if dtype == torch.float32 else 0.03)
+
+
+def test_a_beginning_is_shared_where_it_saves_reading() -> None:
+    paths = {slot: np.concatenate([np.full(200, slot // 8), np.full(100, slot)]) for slot in range(32)}
+
+    def found(places: Sequence[tuple[int, int]], worth: int, copied: bool = False) -> int | None:
+        shared = shared_of(places, paths.__getitem__, worth=worth, copied=copied)
+        return None if shared is None else shared.length
+
+    places = [(slot, 301) for slot in range(32)]
+    assert found(places, worth=3839) == 192  # (32 - 3 * 4) * 192 = 3840 keys
+    assert found(places, worth=3840) is None
+    assert found(places, worth=1, copied=True) is None  # 32 * 109 more keys would be copied and read
+    assert found([(slot, 210) for slot in range(32)], worth=1, copied=True) == 192
+    assert found(places[:3], worth=1) is None  # 3 - 3 * 1 slots
+    assert found([*places, (31, 60)], worth=1) is None  # one that is shorter
+    assert found([(slot, 301) for slot in range(0, 32, 8)], worth=1) is None  # nothing in common
