@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from polyturn.errors import UnknownName
+from polyturn.json_numbers import finite, refuse, whole
 from polyturn.types import Call, Message, Tool
 
 Reading: TypeAlias = tuple[str, tuple[Call, ...]]
@@ -66,16 +66,7 @@ def wrap_reasoning(reasoning: str, text: str) -> str:
 # ---------------------------------------------------------------- JSON of a call
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _refuse(digits)
-
-
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_float=_finite)
+_DECODER = json.JSONDecoder(strict=False, parse_constant=refuse, parse_float=finite, parse_int=whole)
 
 
 def _decode(raw: str) -> tuple[Any, str]:
@@ -90,7 +81,7 @@ def _decode(raw: str) -> tuple[Any, str]:
 
 
 def read_json(raw: str) -> Any:
-    """The one JSON value that a text consists of; finite numbers and whole characters only, so that it can be stored.
+    """The one JSON value that a text consists of; numbers and whole characters only that can be stored.
 
     >>> read_json(' {"a": 1} ')
     {'a': 1}
@@ -260,7 +251,7 @@ def _read_llama3(text: str, tools: Sequence[Tool]) -> Reading:
     calls: list[Call] = []
     while body.strip():
         found, rest = _as_calls(body)
-        if found[0].arguments is None and tag and (built_in := _read_python(body.strip())):
+        if found and found[0].arguments is None and tag and (built_in := _read_python(body.strip())):
             found, rest = (built_in,), ""
         calls += found
         body = rest.strip()
@@ -294,8 +285,7 @@ def _read_python(code: str) -> Call | None:
             owner = tree.func.value
             if tree.func.attr == "call" and isinstance(owner, ast.Name):
                 arguments = {k.arg: ast.literal_eval(k.value) for k in tree.keywords if k.arg}
-                json.dumps(arguments, allow_nan=False).encode()
-                return Call("", owner.id, arguments, code)
+                return Call("", owner.id, read_json(json.dumps(arguments, allow_nan=False)), code)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
     return None

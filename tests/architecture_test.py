@@ -52,7 +52,7 @@ BENCHMARKS = [read(path) for path in sorted((ROOT / "benchmarks").rglob("*.py"))
 # ---------------------------------------------------------------- imports
 
 LAYER = {
-    **dict.fromkeys(("types", "errors", "seeds", "paper", "cache"), "0"),
+    **dict.fromkeys(("types", "errors", "seeds", "paper", "cache", "json_numbers"), "0"),
     **dict.fromkeys(("protocols", "ledger", "arrays", "calls", "template", "chat", "desk", "programs", "paths"), "1"),
     **dict.fromkeys(("retrieval", "forest", "media", "told", "waits", "visitors"), "1"),
     **dict.fromkeys(("tools", "record", "progress"), "2a"),

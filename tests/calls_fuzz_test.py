@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ PIECES = st.sampled_from([
     "</parameter>", '{"name": "f", "arguments": {"a": 1}}', '{"name": 3}', '{"name": "f", "arguments": "{"}', "[", "]",
     "{", "}", '{"name": "f", "parameters": {}}', ";", "<|python_tag|>", 'f.call(a="b")', "f.call(a=-1e999)", "\n", " ",
     "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "find", "<think>", "</think>", "\\ud800", "\ud800", "1e999", "NaN", '"',
-    "\0",
+    "\0", "9" * 30, "[]",
     '{"name": "f", "arguments": {"a": "\\ud800"}}', "\u2028", "\U0001f642",
 ])
 TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=14).map("".join)
@@ -34,7 +34,7 @@ def read(grammar: Grammar, text: str) -> None:
         if call.arguments is None:
             assert call.error and "\n" not in call.error.replace(repr(call.raw[:80]), "")[:20]
         else:
-            json.dumps(dict(call.arguments), allow_nan=False, ensure_ascii=False).encode()
+            assert orjson.loads(orjson.dumps(dict(call.arguments))) == call.arguments
     again, same = grammar.read(text, TOOLS)
     assert (again, same) == (rest, calls)
 
@@ -48,6 +48,27 @@ def test_any_text_is_read(name: str) -> None:
 @pytest.mark.parametrize("name", GRAMMARS)
 def test_any_text_is_read_many_times(name: str) -> None:
     long(30_000)(given(TEXTS)(lambda text: read(GRAMMARS[name], text)))()
+
+
+@pytest.mark.parametrize("frame", ["{}", "<tool_call>{}</tool_call>", "<|python_tag|>{}", "[TOOL_CALLS]{}"])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_an_empty_list_is_no_call(name: str, frame: str) -> None:
+    for none in ("[]", " [ ] ", "[];[]", "[]x"):
+        read(GRAMMARS[name], frame.format(none))
+    assert not [call for call in GRAMMARS[name].read(frame.format("[]"), TOOLS)[1] if call.arguments is not None]
+
+
+@pytest.mark.parametrize("text", [
+    '<tool_call>{"name": "f", "arguments": {"b": N}}</tool_call>',
+    '<|python_tag|>{"name": "f", "parameters": {"b": N}}',
+    '[TOOL_CALLS] [{"name": "f", "arguments": {"b": N}}]', "<|python_tag|>f.call(b=N)",
+    "<tool_call><function=f><parameter=b>N</parameter></function></tool_call>",
+])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_whole_numbers_that_no_record_holds(name: str, text: str) -> None:
+    """They are no JSON here; where a format writes values bare, they stay the text that they are."""
+    for digits in ("9" * 30, "9" * 5000):
+        read(GRAMMARS[name], text.replace("N", digits))
 
 
 @pytest.mark.parametrize("name", GRAMMARS)

@@ -164,7 +164,11 @@ def plays_by(index: Index, sql: str) -> set[Key]:
     if not {"attempt", "play"} <= set(answer.columns):
         raise BadInput(f"the SELECT gives {', '.join(answer.columns)}; expected attempt and play among its columns")
     attempt, play = answer.columns.index("attempt"), answer.columns.index("play")
-    return {(int(row[attempt]), int(row[play])) for row in answer.rows}
+    found = {(row[attempt], row[play]) for row in answer.rows}
+    for place in (place for key in found for place in key):
+        if type(place) is not int or not 0 <= place < 2**63:
+            raise BadInput(f"the SELECT gives {ascii(place)[:40]} as an attempt or play; expected whole numbers")
+    return found
 
 
 def plays_with(index: Index, text: str, *, seconds: float = SECONDS) -> tuple[set[Key], float]:
@@ -222,7 +226,9 @@ def groups(index: Index, stage: str, iteration: int | None) -> list[dict[str, An
 
 
 def _natural(name: str) -> list[Any]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    """Its order as people count: ``a.9`` before ``a.10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, len(part.lstrip("0")), part.lstrip("0")) if i % 2 else (1, 0, part) for i, part in enumerate(parts)]
 
 
 def stages(index: Index) -> list[dict[str, Any]]:

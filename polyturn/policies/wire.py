@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any, NoReturn
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import finite, refuse, whole
 from polyturn.types import Call, Finish, Message, Origin, Part, Role, Tool, Usage
 
 _ROLES: Mapping[str, Role] = {
@@ -168,7 +168,7 @@ def read_arguments(raw: str) -> tuple[Mapping[str, Any] | None, str | None]:
     if not raw.strip():
         return {}, None
     try:
-        found = json.loads(raw, parse_constant=refuse, parse_float=finite)
+        found = json.loads(raw, parse_constant=refuse, parse_float=finite, parse_int=whole)
         check_text(raw.encode(), found)
     except (ValueError, RecursionError) as error:
         return None, f"its arguments are a text that is not JSON: {error}"
@@ -214,17 +214,6 @@ def read_usage(spoken: Any) -> Usage:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def refuse(name: str) -> NoReturn:
-    """Raises ValueError: for ``NaN`` and ``Infinity``, which are no JSON."""
-    raise ValueError(f"{name} is no JSON number")
-
-
-def finite(digits: str) -> float:
-    """The number. Raises: ValueError for one that no float holds."""
-    number = float(digits)
-    return number if isfinite(number) else refuse(digits)
 
 
 def check_text(written: bytes, value: Any) -> None:

@@ -88,9 +88,8 @@ def _check(command: str, settings: Mapping[str, float | None]) -> None:
     for name, value in settings.items():
         if name not in SETTINGS:
             raise UnknownName("setting of a run at work", name, SETTINGS)
-        whole = name in REAL or value is None or float(value).is_integer()
-        if value is not None and not (0 < value < float("inf") and whole):
-            kind = "number" if name in REAL else "whole number"
+        kind, most = ("number", float("inf")) if name in REAL else ("whole number of 63 bits", 2.0**63)
+        if value is not None and not (0 < value < most and (name in REAL or float(value).is_integer())):
             raise BadInput(f"{name} is {value}; expected a {kind} above 0, or none")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.charts import Curve, Point, compact, line_chart, sparkline
 from polyturn.record.page import card, section
 from polyturn.types import Episode, Seat
@@ -56,7 +57,8 @@ def played(
     """The numbers of an episode. Its group begins with ``<stage>.<iteration>.`` when it was played for training."""
     label = episode.group.rsplit(".", 1)[0]
     stage, _, number = label.rpartition(".")
-    at = stages.get((stage, int(number))) if number.isdigit() else None
+    iteration = whole_or_none(number)
+    at = None if iteration is None else stages.get((stage, iteration))
     turns = sum(not turn.branch for t in episode.trajectories for turn in t.turns)
     invalid = sum(event.kind == "invalid" and not event.branch for event in episode.events)
     return Played(key, episode.task.family, episode.group, at, _scores(episode), invalid, turns, trained)

@@ -171,7 +171,7 @@ class Index:
         Raises: UnknownName for a play that is not recorded.
         """
         with self.connected() as db:
-            if re.fullmatch(r"\d+\.\d+", name):
+            if re.fullmatch(r"[0-9]{1,18}\.[0-9]{1,18}", name):
                 attempt, play = (int(part) for part in name.split("."))
                 known = "select attempt, play from {} where attempt = ? and play = ? limit 1"
                 for table in ("episodes", "turns"):

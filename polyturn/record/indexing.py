@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.read import rows_at, with_scores
 from polyturn.record.table import Line, Place, is_whole, lines_from
 
@@ -77,8 +78,12 @@ class Reader:
             self._score(tuple(key)) if self.name == "scores" else self._trained(tuple(key))
 
     def _write(self, lines: Sequence[Line]) -> None:
-        if lines:
-            getattr(self, f"_{self.name}")(lines)
+        try:
+            if lines:
+                getattr(self, f"_{self.name}")(lines)
+        except OverflowError as error:
+            raise BadInput(f"{self.path}, lines {lines[0].number} to {lines[-1].number}: hold a number that no index "
+                           f"holds ({error})") from None
 
     def _turns(self, lines: Sequence[Line]) -> None:
         found = []
@@ -188,7 +193,8 @@ def label_of(group: str) -> tuple[str, int | None]:
     """
     label, _, _ = group.rpartition(".")
     stage, _, number = label.rpartition(".")
-    return (stage, int(number)) if stage and number.isdigit() else (label, None)
+    iteration = whole_or_none(number) if stage else None
+    return (label, None) if iteration is None else (stage, iteration)
 
 
 def _episode_row(line: Line) -> dict[str, Any]:

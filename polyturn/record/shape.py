@@ -133,11 +133,11 @@ def _text(value: Any) -> str:
 
 
 def _int(value: Any) -> int:
-    if type(value) is int:
-        return value
-    if isinstance(value, np.integer):
-        return int(value)
-    raise _Refused(BadInput, f"is {value!r}; expected an integer")
+    if type(value) is not int and not isinstance(value, np.integer):
+        raise _Refused(BadInput, f"is {value!r}; expected an integer")
+    if not -(2**63) <= value < 2**63:
+        raise _Refused(BadInput, f"is an integer of {int(value).bit_length()} bits; expected one of 63")
+    return int(value)
 
 
 def _float(value: Any) -> float:
@@ -145,7 +145,10 @@ def _float(value: Any) -> float:
         return value
     if not isinstance(value, (float, int, np.floating, np.integer)) or isinstance(value, bool):
         raise _Refused(BadInput, f"is {value!r}; expected a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise _Refused(NotFinite, "is an integer that no float holds") from None
     if not math.isfinite(number):
         raise _Refused(NotFinite, f"is {number}; an unknown number is None, and none may be infinite")
     return number
@@ -220,7 +223,8 @@ def _culprit(value: Any, place: str) -> tuple[str, str] | None:
     try:
         orjson.dumps(value, option=_OPTIONS)
     except TypeError as error:
-        return place, f"is {type(value).__name__} {ascii(value)[:80]}; expected a JSON value ({error})"
+        said = f"of {value.bit_length()} bits" if isinstance(value, int) else ascii(value)[:80]
+        return place, f"is {type(value).__name__} {said}; expected a JSON value ({error})"
     return None
 
 

@@ -12,6 +12,7 @@ from math import isfinite, nan
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import finite, refuse
 from polyturn.policies import wire
 from polyturn.types import IntArray, Message, Sampling, Span, Tool, Turn
 
@@ -48,7 +49,7 @@ def read_json(body: bytes) -> Any:
     """The JSON value of a body. Raises: BadInput with line and column, also for half of a surrogate pair and for
     numbers that no float holds: neither can be kept."""
     try:
-        value = json.loads(body, parse_constant=wire.refuse, parse_float=wire.finite)
+        value = json.loads(body, parse_constant=refuse, parse_float=finite)
         wire.check_text(body, value)
         return value
     except json.JSONDecodeError as error:

@@ -23,7 +23,8 @@ PATHS = (
     "/api/run/run/control", "/static/app.js", "/api/", "/run/run",
 )
 PIECES = ("..", "%2e%2e", "%00", "\0", "/", "\\", "\u202e", "\ud7ff", "a" * 300, "-1", "9" * 15, "9" * 18, "1.1", "x~y",
-          "'", '"', ";", "select 1", "select * from read_text('/etc/passwd')", "attach 'x'", "reward > ", "nan", "*")
+          "'", '"', ";", "select 1", "select * from read_text('/etc/passwd')", "attach 'x'", "reward > ", "nan", "*",
+          "9" * 31, "\u00b2")
 PARAMETERS = ("first", "count", "sort", "where", "text", "stage", "iteration", "runs", "mime", "token", "to", "task",
               "stop", "x")
 VALUES = (b"", b"\xff\xb2", b"http://[", b"application/json", b"bytes=0-", b"bytes=9-1,x", b"polyturn_token=\xe9",
@@ -93,6 +94,7 @@ async def test_any_request_is_answered_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "wanted"), [
+    ("/api/run/run/episode/" + "9" * 31 + ".1", 404), ("/api/run/run/episode/1." + "9" * 5000, 404),
     ("/api/run/nowhere/media/" + "0" * 64, 404), ("/api/run/run/media/\0", 404), ("/api/run/nowhere/control", 404),
 ])
 async def test_requests_that_once_were_errors(tmp_path: Path, path: str, wanted: int) -> None:

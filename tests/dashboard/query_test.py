@@ -83,6 +83,18 @@ def test_a_text_is_found_across_chunks(folder: Path, monkeypatch: pytest.MonkeyP
     assert whole == expected != set()
 
 
+@pytest.mark.parametrize("given", ["10000000000000000000000000::hugeint", "null", "'x'", "0.5", "-1"])
+def test_plays_of_a_select_are_whole_numbers(folder: Path, given: str) -> None:
+    with pytest.raises(BadInput, match="expected whole numbers"):
+        query.plays_by(opened(folder), f"select {given} as attempt, 1 as play")
+    assert query.plays_by(opened(folder), "select 1 as attempt, 2 as play") == {(1, 2)}
+
+
+def test_names_with_numbers_of_any_kind_have_an_order() -> None:
+    names = ["", "8" * 5000, "9" * 5000, "a.9", "a.010", "a.100", "a.\u00b2", "\u00b2"]
+    assert sorted(reversed(names), key=query._natural) == names
+
+
 def test_numbers_must_be_numbers() -> None:
     with pytest.raises(BadInput, match="min_score"):
         query.asked({"min_score": "many"})

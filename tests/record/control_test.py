@@ -122,7 +122,8 @@ def test_orders_that_make_no_sense(recorder: RunRecorder, tmp_path: Path) -> Non
     folder = recorder.folder
     with pytest.raises(UnknownName, match="did you mean 'pause'"):
         ask(folder, "puase")
-    for settings in ({"tokens": 0.0}, {"tokens": 1.5}, {"tokens": float("nan")}, {"tokens": float("inf")}, {}):
+    for settings in ({"tokens": 0.0}, {"tokens": 1.5}, {"tokens": float("nan")}, {"tokens": float("inf")},
+                     {"tokens": 2.0**63}, {"tokens": 10**400}, {}):
         with pytest.raises(BadInput):
             ask(folder, "set", settings)
     with pytest.raises(UnknownName, match="tokens"):

@@ -48,6 +48,13 @@ def test_a_sample_run_reads_the_same(tmp_path: Path) -> None:
     agrees(sample_run(tmp_path / "run", Plan(2, 3, 1, 3)))
 
 
+@pytest.mark.parametrize("name", ["9" * 31 + ".1", "1." + "9" * 5000, "\u0661.\u0661"])
+def test_plays_that_no_table_can_number_are_not_recorded(tmp_path: Path, name: str) -> None:
+    made_run(tmp_path / "run", iterations=1)
+    with pytest.raises(UnknownName):
+        agrees(tmp_path / "run").find(name)
+
+
 def test_it_follows_a_run_at_work(tmp_path: Path) -> None:
     recorder = made_run(tmp_path / "run", iterations=1, close=False)
     index = agrees(tmp_path / "run")

@@ -60,7 +60,7 @@ def unpacked(
             store.taken(str(url))
         made = again(episode)
         return episode if len(made) == 1 and _says(record, made[0]) else None
-    except (PolyturnError, TypeError, ValueError, KeyError, AttributeError):
+    except (PolyturnError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None
 
 

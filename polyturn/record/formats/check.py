@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false",
           float: "a number"}
@@ -98,10 +99,10 @@ def parsed(text: str | bytes, where: str) -> Any:
     """A JSON value. ``NaN``, ``Infinity`` and numbers too large for a float become the texts they are written as.
 
     Raises: BadInput for what is no JSON, for a key that an object has twice (one of both would be lost), for half of a
-    surrogate pair, which no UTF-8 can hold, and for nesting too deep to read.
+    surrogate pair, which no UTF-8 can hold, for whole numbers beyond 64 bits, and for nesting too deep to read.
     """
     try:
-        value = json.loads(text, parse_constant=str, parse_float=_real, object_pairs_hook=_object)
+        value = json.loads(text, parse_constant=str, parse_float=_real, parse_int=whole, object_pairs_hook=_object)
         odd = b"\\ud" in text.lower() or b"\xed" in text or b"\0" in text if isinstance(text, bytes) else (
             "\\ud" in text.lower() or not text.isascii())
         if odd:
@@ -113,7 +114,7 @@ def parsed(text: str | bytes, where: str) -> Any:
         raise BadInput(f"{where}: not JSON ({error})") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deep") from None
-    except ValueError as error:  # a whole number of more digits than Python reads
+    except ValueError as error:
         raise BadInput(f"{where}: {error}") from None
 
 

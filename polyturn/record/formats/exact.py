@@ -7,11 +7,11 @@ is never in it, so what was changed in the episode is changed in the export.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole_or_none
 
 
 def difference(source: Any, made: Any) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def difference(source: Any, made: Any) -> dict[str, Any]:
 
 def _in_order(pointer: str) -> list[tuple[int, str]]:
     """The order of pointers, whatever order the keys of an object stand in; places of a list by number."""
-    return [(int(step), "") if step.isdecimal() else (-1, step) for step in pointer.split("/")]
+    places = [(whole_or_none(step), step) for step in pointer.split("/")]
+    return [(-1, step) if place is None else (place, "") for place, step in places]
 
 
 def patched(made: Any, residual: Mapping[str, Any]) -> Any:
@@ -40,11 +41,11 @@ def patched(made: Any, residual: Mapping[str, Any]) -> Any:
     >>> patched({"a": [1], "c": 0}, {"set": {"/a/1": 2, "/b": None}, "drop": ["/c"]})
     {'a': [1, 2], 'b': None}
     """
-    out = copy.deepcopy(made)
+    out = _copied(made)
     for pointer, value in residual.get("set", {}).items():
         if not pointer:
-            return copy.deepcopy(value)
-        _put(out, pointer, copy.deepcopy(value))
+            return _copied(value)
+        _put(out, pointer, _copied(value))
     for pointer in reversed(residual.get("drop", [])):
         holder, key = _holder(out, pointer)
         if isinstance(holder, dict):
@@ -52,6 +53,13 @@ def patched(made: Any, residual: Mapping[str, Any]) -> Any:
         elif isinstance(holder, list) and key < len(holder):
             del holder[key]
     return out
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a JSON value, no part of which stands in two places: what is put in one stays out of the other."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _compare(source: Any, made: Any, at: str, residual: dict[str, Any]) -> None:
@@ -97,7 +105,9 @@ def _holder(out: Any, pointer: str) -> tuple[Any, Any]:
         if isinstance(out, dict):
             out = out.get(step)
         elif isinstance(out, list):
-            out = out[int(step)] if step.isdigit() and int(step) < len(out) else None
+            place = whole_or_none(step)
+            out = out[place] if place is not None and place < len(out) else None
     if isinstance(out, list):
-        return (out, int(steps[-1])) if steps[-1].isdigit() else (None, None)
+        place = whole_or_none(steps[-1])
+        return (None, None) if place is None else (out, place)
     return (out, steps[-1]) if isinstance(out, dict) else (None, None)

@@ -6,6 +6,7 @@ sample are kept aside; its messages, scores, limits and errors are read.
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zipfile
 import zlib
@@ -37,6 +38,10 @@ ZSTD = 93
 """How zip names the packing that inspect uses."""
 LETTERS: Mapping[str, float] = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """What inspect's letters are worth: correct, incorrect, partly, no answer."""
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, RuntimeError,
+          MemoryError)
+"""What unpackers raise for bytes that are broken, locked, or packed in another way (which is a RuntimeError)."""
+_MEND = "inspect log convert --to json makes a .json of it"
 _LIMITS: Mapping[str, str] = {"message": "model_calls", "token": "tokens", "time": "seconds", "working": "seconds",
                               "cost": "cost", "turn": "model_calls", "operator": "operator", "custom": "custom",
                               "context": "context"}
@@ -59,12 +64,23 @@ def opened(path: Path, bad: list[str] | None) -> list[Field] | None:
             names = [name for name in members if name.startswith("samples/") and name.endswith(".json")]
             if "header.json" not in members:
                 raise BadInput(f"{path} holds no header.json: the run that wrote it was cut off; inspect log recover")
-            log, *samples = [parsed(_unpacked(path, archive, members[name]), f"{path}, {name}")
-                             for name in ("header.json", *names)]
-    except (zipfile.BadZipFile, RuntimeError, OSError, zlib.error, struct.error) as error:
-        raise BadInput(f"{path} cannot be unpacked ({error}); inspect log convert --to json makes a .json of it"
-                       ) from None
+            log, *samples = [_member(path, archive, members[name]) for name in ("header.json", *names)]
+    except BadInput:
+        raise
+    except BROKEN as error:
+        raise BadInput(f"{path}: cannot be unpacked ({_said(error)}); {_MEND}") from None
     return [Field({**Field(log, str(path)).object(), "samples": samples}, str(path))]
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    """The JSON value of a member. Raises: BadInput that names it, also where it is packed in a way that no reader here
+    knows, is locked with a password, or breaks off."""
+    where = f"{path}, {ascii(member.filename)[1:-1]}"
+    try:
+        data = _unpacked(path, archive, member)
+    except BROKEN as error:
+        raise BadInput(f"{where}: cannot be unpacked ({_said(error)}); {_MEND}") from None
+    return parsed(data, where)
 
 
 def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -82,6 +98,11 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> 
     if zlib.crc32(data) != member.CRC:
         raise OSError(f"the checksum of {member.filename} does not match")
     return data
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line; some of these say nothing but their kind."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def split(document: Field) -> list[Field]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.formats.catalogue import Give
 from polyturn.record.formats.chat import Store, arguments_text, tool_dicts
 from polyturn.record.formats.check import Field
@@ -89,9 +90,10 @@ def _spans(record: Field) -> Iterator[tuple[tuple[int, int, int], Field]]:
 
 def _start(span: Field) -> int:
     text = str(span["startTimeUnixNano"].value)
-    if not text.isdecimal():
+    found = whole_or_none(text)
+    if found is None:
         raise BadInput(f"{span.where}.startTimeUnixNano: is {text[:40]!r}; expected nanoseconds")
-    return int(text)
+    return found
 
 
 # ---------------------------------------------------------------- out

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.formats.chat import ORIGINS, Store, call_from
 from polyturn.record.formats.check import Field, parsed
 from polyturn.types import Call, Message, Part, Role
@@ -47,7 +48,9 @@ def read_attributes(given: Field | None) -> dict[str, Any]:
 def _read(given: Field) -> Any:
     held = given.object()
     if "intValue" in held:
-        return int(str(held["intValue"])) if str(held["intValue"]).lstrip("-").isdecimal() else None
+        text = str(held["intValue"])
+        number = whole_or_none(text.removeprefix("-"))
+        return -number if number is not None and text.startswith("-") else number
     if "arrayValue" in held:
         values = given["arrayValue"].get("values")
         return [_read(item) for item in ([] if values is None else values.items())]
@@ -74,8 +77,7 @@ def nanoseconds(seconds: float) -> str:
 
 def seconds(given: Field | None) -> float:
     """The inverse; 0 where there is none."""
-    text = "0" if given is None else str(given.value)
-    return int(text) / 1e9 if text.isdecimal() else 0.0
+    return (0 if given is None else whole_or_none(str(given.value)) or 0) / 1e9
 
 
 # ---------------------------------------------------------------- messages

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.formats.catalogue import Give
 from polyturn.record.formats.chat import Store, dict_of, each
 from polyturn.record.formats.check import Field
@@ -51,6 +52,6 @@ def records(group: Sequence[Episode], give: Give) -> Iterator[Any]:
             if episode.error is not None:
                 info["error"] = episode.error
             value = value_of(episode, dialogue.trajectory.seat)
-            yield {"task_id": int(episode.task.id) if episode.task.id.isdecimal() else 0,
+            yield {"task_id": whole_or_none(episode.task.id) or 0,
                    "reward": 0.0 if value is None else value, "info": info,
                    "traj": [dict_of(message, give.store) for message in dialogue.messages], "trial": episode.trial}

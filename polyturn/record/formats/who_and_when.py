@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from polyturn.errors import BadInput
+from polyturn.json_numbers import whole_or_none
 from polyturn.record.formats.catalogue import Give
 from polyturn.record.formats.chat import Store
 from polyturn.record.formats.check import Field
@@ -65,9 +66,10 @@ def _seat(who: str, speakers: Sequence[str]) -> str:
 def _step(step: Field, count: int) -> int:
     """The step of the mistake, a number or its digits."""
     text = str(step.value)
-    if isinstance(step.value, bool) or not text.isdecimal() or int(text) >= count:
+    found = whole_or_none(text)
+    if found is None or found >= count:
         raise BadInput(f"{step.where}: is {text[:40]!r}; expected a step of the history, 0 to {count - 1}")
-    return int(text)
+    return found
 
 
 def _score(success: bool | None, findings: Sequence[Finding]) -> Score:

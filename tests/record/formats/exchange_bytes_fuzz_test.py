@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -119,6 +120,29 @@ def test_broken_bytes_are_read_or_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_bytes_are_read_or_named_many_times(name: str, tmp_path: Path) -> None:
     broken_bytes(name, 20_000, tmp_path)
+
+
+HUGE = ("9" * 31, "9" * 400, "-" + "9" * 5000)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_beyond_64_bits_are_read_or_named(name: str, tmp_path: Path) -> None:
+    """In the place of each number of a record, and of each text of digits."""
+    text = json.dumps(drawn(name, 1)[0])
+    found = list(re.finditer(r'(?<=[ "])\d+(?=[,}"\]])', text))
+    for place in found[:: 1 + len(found) // 8]:
+        for digits in HUGE:
+            (tmp_path / "in.json").write_text(text[: place.start()] + digits + text[place.end():])
+            read_and_written(name, tmp_path / "in.json")
+
+
+def test_what_differs_in_one_attempt_stays_out_of_the_other(tmp_path: Path) -> None:
+    """Both attempts of a pair begin with the same words, and one calls an id otherwise."""
+    begin = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    other = [{**begin[0], "odd": 1}, begin[1]]
+    said = [[{"role": "assistant", "content": text}] for text in "cd"]
+    (tmp_path / "in.json").write_text(json.dumps({"chosen": begin + said[0], "rejected": other + said[1]}))
+    assert kept("trl-preference", tmp_path / "in.json")
 
 
 # ---------------------------------------------------------------- files of other kinds

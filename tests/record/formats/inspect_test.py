@@ -71,6 +71,35 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
         list(read_foreign(path, "inspect"))
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_is_broken_is_named(tmp_path: Path, how: int) -> None:
+    """Wherever one byte of the second member's packed data is another; the first nine may say what does not matter."""
+    path = archive(tmp_path / "a.eval", drawn("inspect", 1)[0], how)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        member = next(one for one in file.infolist() if one.filename.startswith("samples/"))
+    begin = member.header_offset + 30 + len(member.filename)
+    for at in range(begin + 9, begin + member.compress_size, 1 + member.compress_size // 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1:])
+        with pytest.raises(BadInput, match=rf"a\.eval, {member.filename}: cannot be unpacked \(."):
+            list(read_foreign(path, "inspect"))
+
+
+@pytest.mark.parametrize(("offset", "value", "why"), [(8, b"\x01\x00", "password"), (10, b"\x61\x00", "compression")])
+def test_a_member_that_is_locked_or_packed_in_another_way_is_named(
+    tmp_path: Path, offset: int, value: bytes, why: str
+) -> None:
+    path = archive(tmp_path / "a.eval", drawn("inspect", 1)[0])
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02") + offset
+    data[at: at + 2] = value
+    if offset == 8:
+        data[6:8] = value
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=rf"a\.eval, header\.json: cannot be unpacked \(.*{why}"):
+        list(read_foreign(path, "inspect"))
+
+
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     """The archive's own table says 3 GB; nothing of it is read."""
     path = in_zstd(tmp_path / "a.eval", "header.json", b"{}")
