@@ -202,7 +202,10 @@ class Scoring(Protocol):
 class Agent(Protocol):
     """Plays one seat of one episode; made fresh for each."""
 
-    async def act(self, ask: Ask, desk: Desk) -> Message: ...
+    async def act(self, ask: Ask, desk: Desk) -> Message:
+        """The reply. What it waits for by itself, not through the desk, it names (:class:`polyturn.waits.Waiting`, with
+        a deadline that it keeps): an act that is in no call and no named wait for ``call_timeout_s`` is ended."""
+        ...
 
 
 AgentMaker: TypeAlias = Callable[[], Agent]

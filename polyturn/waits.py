@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import ParamSpec, TypeVar, cast
@@ -30,6 +31,23 @@ FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()
 _OPEN: dict[int, Waiting] = {}
+
+
+@dataclass(slots=True)
+class Idle:
+    """How long somebody has been in no named wait."""
+
+    open: int = 0
+    """Named waits that are open."""
+    since: float = field(default_factory=time.monotonic)
+    """When the last one ended."""
+
+    def left(self, seconds: float) -> float:
+        """How much of so many seconds is left now; all of them while a wait is open."""
+        return seconds if self.open else self.since + seconds - time.monotonic()
+
+
+_IDLE: ContextVar[Idle | None] = ContextVar("idle", default=None)
 
 
 @dataclass(slots=True)
@@ -47,28 +65,35 @@ class Waiting:
     since: float = 0.0
     """On the clock ``time.monotonic``."""
     number: int = -1
+    idle: Idle | None = None
 
     def __enter__(self) -> Waiting:
         self.since = time.monotonic()
+        self.idle = _IDLE.get()
+        if self.idle is not None:
+            self.idle.open += 1
         self.number = next(_NUMBERS)
         _OPEN[self.number] = self
         return self
 
     def __exit__(self, *raised: object) -> None:
         _OPEN.pop(self.number, None)
+        if self.idle is not None:
+            self.idle.since = time.monotonic()
+            self.idle.open -= 1
 
 
 class Expired(Exception):
     """A deadline of :func:`within` passed; an answer's own ``TimeoutError`` stays what it is."""
 
 
-async def within(answer: Awaitable[T], seconds: float) -> T:
-    """What ``answer`` gives, within so many seconds.
+async def within(answer: Awaitable[T], seconds: float, idle: Idle | None = None) -> T:
+    """What ``answer`` gives, within so many seconds; with ``idle``, so many seconds of that.
 
     What never waits is handed on without a timer: it could not be interrupted by one. What comes after the deadline is
     no answer, and what then goes on as if nothing had happened is closed :data:`GRACE_S` later. Raises: Expired.
     """
-    until = asyncio.get_running_loop().time() + seconds
+    until = None if idle is not None else asyncio.get_running_loop().time() + seconds
     running = answer.__await__()
     try:
         waits_for = next(running)
@@ -76,8 +101,10 @@ async def within(answer: Awaitable[T], seconds: float) -> T:
         value: T = done.value
         return value
     try:
-        async with asyncio.timeout_at(until + GRACE_S) as last, asyncio.timeout_at(until) as deadline:
-            answered = cast(T, await _Rest(running, waits_for, last))
+        last_at = None if until is None else until + GRACE_S
+        async with asyncio.timeout_at(last_at) as last, asyncio.timeout_at(until) as deadline:
+            with contextlib.nullcontext() if idle is None else _looked_at(idle, seconds, deadline, last):
+                answered = cast(T, await _Rest(running, waits_for, last))
     except Exception as error:
         if deadline.expired():
             raise Expired(f"nothing came within {seconds:g} s") from error
@@ -85,6 +112,39 @@ async def within(answer: Awaitable[T], seconds: float) -> T:
     if deadline.expired():
         raise Expired(f"nothing came within {seconds:g} s")
     return answered
+
+
+async def unless_idle(answer: Awaitable[T], seconds: float) -> T:
+    """What ``answer`` gives, if it is never in no named wait for so many seconds. Raises: Expired."""
+    idle = Idle()
+    before = _IDLE.set(idle)
+    try:
+        return await within(answer, seconds, idle)
+    finally:
+        _IDLE.reset(before)
+
+
+@contextlib.contextmanager
+def _looked_at(
+    idle: Idle, seconds: float, deadline: asyncio.Timeout, last: asyncio.Timeout
+) -> Generator[None, None, None]:
+    """Sets both deadlines when ``seconds`` have passed without a named wait."""
+    loop = asyncio.get_running_loop()
+    looks: list[asyncio.TimerHandle] = []
+
+    def look() -> None:
+        now, left = loop.time(), idle.left(seconds)
+        if left > 0:
+            looks[:] = [loop.call_at(now + left, look)]
+        else:
+            deadline.reschedule(now)
+            last.reschedule(now + GRACE_S)
+
+    looks.append(loop.call_at(loop.time() + seconds, look))
+    try:
+        yield
+    finally:
+        looks[0].cancel()
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from polyturn.waits import Expired, Waiting, places, waited, waits, within
+from polyturn.waits import Expired, Waiting, places, unless_idle, waited, waits, within
 
 
 def named(prefix: str) -> list[str]:
@@ -140,3 +140,37 @@ async def test_a_cancelled_wait_is_cancelled_inside() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended == ["cancelled"]
+
+
+async def test_idle_time_ends_it_and_named_waits_do_not() -> None:
+    async def works() -> str:
+        for _ in range(4):
+            with Waiting("it", "another", "an answer", 60.0):
+                await asyncio.sleep(0.08)
+            await asyncio.sleep(0.01)
+        return "done"
+
+    async def hangs(before: bool) -> None:
+        if before:
+            await works()
+        await asyncio.sleep(60)
+
+    assert await unless_idle(works(), 0.1) == "done"
+    for before in (False, True):
+        began = time.monotonic()
+        with pytest.raises(Expired, match=r"nothing came within 0\.1 s"):
+            await unless_idle(hangs(before), 0.1)
+        assert time.monotonic() - began >= 0.1 + 0.32 * before
+    assert await unless_idle(asyncio.sleep(0, "at once"), 0.0) == "at once"
+
+
+async def test_a_named_wait_in_a_task_or_thread_of_its_own_counts() -> None:
+    def slow() -> None:
+        with Waiting("it", "a thread", "", 60.0):
+            time.sleep(0.3)
+
+    async def both() -> str:
+        await asyncio.gather(asyncio.to_thread(slow), asyncio.create_task(asyncio.sleep(0.3)))
+        return "done"
+
+    assert await unless_idle(both(), 0.15) == "done"

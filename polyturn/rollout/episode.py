@@ -173,7 +173,7 @@ class _Table:
 
     async def _answers(self, asks: tuple[Ask, ...]) -> tuple[dict[Seat, Message], Stop | None]:
         """All replies of one step. Every seat finishes, also when another one fails or runs out."""
-        acts = [self.agents[ask.seat].act(ask, self.desks[ask.seat]) for ask in asks]
+        acts = [desk.acted(self.agents[desk.seat].act(ask, desk)) for ask in asks for desk in [self.desks[ask.seat]]]
         results = await _results(acts)
         replies: dict[Seat, Message] = {}
         spent: Stop | None = None

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import pytest
 
 from polyturn import waits
 from polyturn.agents.chat import ChatAgent
+from polyturn.desk import Desk
 from polyturn.envs.outside.process import Outside
 from polyturn.errors import DeadlinePassed, VerifierFailed
 from polyturn.policies.endpoint import Endpoint
-from polyturn.protocols import Ask, Match, Player, Policy, Scores, Spec, Step
+from polyturn.protocols import Agent, Ask, Match, Player, Policy, Scores, Spec, Step
 from polyturn.rollout.pool import Pool, play
 from polyturn.rollout.score import score_matches, unscored
 from polyturn.types import Group, Message, Score, Task, all_turns, user
@@ -113,11 +114,14 @@ class Suite:
     async def close(self) -> None: ...
 
 
-async def played(suite: Suite, policy: Policy | None = None) -> Group:
+async def played(
+    suite: Suite, policy: Policy | None = None, *, make: Callable[[], Agent] = ChatAgent, call_timeout_s: float = 600.0
+) -> Group:
     """A group of three, scored, within three seconds."""
-    match = Match(suite, Task("t", "shop"), {"agent": Player(ChatAgent, "main")}, rollouts=3)
+    match = Match(suite, Task("t", "shop"), {"agent": Player(make, "main")}, rollouts=3)
     async with asyncio.timeout(3):
-        groups = await play([match], {"main": policy or BytePolicy(limit=10_000)}, pool=Pool(concurrency=1))
+        pool = Pool(concurrency=1, call_timeout_s=call_timeout_s)
+        groups = await play([match], {"main": policy or BytePolicy(limit=10_000)}, pool=pool)
         (scored,) = await score_matches([match], groups)
     return scored
 
@@ -143,6 +147,36 @@ async def test_a_broken_environment_is_lost_alone(
     group = await played(Suite(place, fault))
     assert words in told(group)
     assert len(all_turns(group[1])) == (place not in {"make", "start"})
+
+
+class Dreamer(ChatAgent):
+    """Answers, and then waits for something that never comes; ``deaf`` does so although it is cancelled."""
+
+    deaf = False
+
+    async def act(self, ask: Ask, desk: Desk) -> Message:
+        reply = await super().act(ask, desk)
+        while desk.log.episode_id.endswith(".1"):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if not self.deaf:
+                    raise
+        return reply
+
+
+class DeafDreamer(Dreamer):
+    deaf = True
+
+
+@pytest.mark.parametrize("make", [Dreamer, DeafDreamer])
+async def test_an_agent_that_waits_for_something_of_its_own_is_lost_alone(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Agent]
+) -> None:
+    monkeypatch.setattr(waits, "GRACE_S", 0.1)
+    group = await played(Suite(), make=make, call_timeout_s=0.2)
+    assert "seat 'agent' has an agent whose act() went on for 0.2 s in no call and no named wait" in told(group)
+    assert len(all_turns(group[1])) == 1
 
 
 @pytest.mark.parametrize(("place", "fault"), [("start", "none"), ("step", "none"), ("final", "none"), ("final", "nan")])
