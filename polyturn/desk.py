@@ -7,8 +7,7 @@ deadline or a crash inside an agent therefore loses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -271,30 +270,33 @@ class Desk:
         """What ``answer`` gives, within the seat's seconds and the deadline of a call; as long as it takes, one sees
         whom the seat waits for. Raises: BudgetSpent, DeadlinePassed."""
         wait = self._seconds()
-        seat = f"seat {self.seat} of episode {self.log.episode_id}"
-        with self._late(wait, f"waited {wait:.0f} s for {whom}"), Waiting(seat, whom, what, wait):
-            return await within(answer, wait)
+        try:
+            with Waiting(f"seat {self.seat} of episode {self.log.episode_id}", whom, what, wait):
+                return await within(answer, wait)
+        except Expired as error:
+            raise self._late(wait, f"waited {wait:.0f} s for {whom}") from error
 
     async def acted(self, act: Awaitable[T]) -> T:
         """What an agent's ``act`` gives. What it waits for through the desk, or in any :class:`polyturn.waits.Waiting`,
         has deadlines of its own; the deadline of a call holds for the time between. Raises: what it raises,
         BudgetSpent, DeadlinePassed."""
         wait = self._seconds()
-        with self._late(wait, f"has an agent whose act() went on for {wait:g} s in no call and no named wait"):
+        try:
             return await unless_idle(act, wait)
+        except Expired as error:
+            said = f"has an agent whose act() went on for {wait:g} s in no call and no named wait"
+            raise self._late(wait, said) from error
 
     def _seconds(self) -> float:
-        seconds = self.budget.of("seconds")
-        return self.log.call_timeout_s if seconds is None else float(min(seconds, self.log.call_timeout_s))
+        """The longest wait that is left to the seat."""
+        if self.budget.limits.seconds is None:
+            return self.log.call_timeout_s
+        return float(min(self.budget.of("seconds"), self.log.call_timeout_s))
 
-    @contextmanager
-    def _late(self, wait: float, said: str) -> Generator[None, None, None]:
-        try:
-            yield
-        except Expired as error:
-            if wait < self.log.call_timeout_s:
-                raise BudgetSpent(f"seconds: {self.budget.limits.seconds} spent") from error
-            raise DeadlinePassed(f"seat {self.seat!r} {said}") from error
+    def _late(self, wait: float, said: str) -> Exception:
+        if wait < self.log.call_timeout_s:
+            return BudgetSpent(f"seconds: {self.budget.limits.seconds} spent")
+        return DeadlinePassed(f"seat {self.seat!r} {said}")
 
     def _record(
         self, call: tuple[int, str, tuple[Any, ...]], grown: _Grown, messages: Sequence[Message],

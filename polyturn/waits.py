@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import ParamSpec, TypeVar, cast
@@ -33,14 +33,14 @@ _NUMBERS = itertools.count()
 _OPEN: dict[int, Waiting] = {}
 
 
-@dataclass(slots=True)
 class Idle:
-    """How long somebody has been in no named wait."""
+    """How long somebody has been in no named wait: ``open`` = named waits that are open, ``since`` = when the last one
+    ended."""
 
-    open: int = 0
-    """Named waits that are open."""
-    since: float = field(default_factory=time.monotonic)
-    """When the last one ended."""
+    __slots__ = ("open", "since")
+
+    def __init__(self) -> None:
+        self.open, self.since = 0, time.monotonic()
 
     def left(self, seconds: float) -> float:
         """How much of so many seconds is left now; all of them while a wait is open."""
@@ -87,24 +87,45 @@ class Expired(Exception):
     """A deadline of :func:`within` passed; an answer's own ``TimeoutError`` stays what it is."""
 
 
-async def within(answer: Awaitable[T], seconds: float, idle: Idle | None = None) -> T:
-    """What ``answer`` gives, within so many seconds; with ``idle``, so many seconds of that.
+async def within(answer: Awaitable[T], seconds: float) -> T:
+    """What ``answer`` gives, within so many seconds.
 
     What never waits is handed on without a timer: it could not be interrupted by one. What comes after the deadline is
     no answer, and what then goes on as if nothing had happened is closed :data:`GRACE_S` later. Raises: Expired.
     """
-    until = None if idle is not None else asyncio.get_running_loop().time() + seconds
+    until = asyncio.get_running_loop().time() + seconds
     running = answer.__await__()
     try:
         waits_for = next(running)
     except StopIteration as done:
         value: T = done.value
         return value
+    return cast(T, await _timed(running, waits_for, seconds, until))
+
+
+async def unless_idle(answer: Awaitable[T], seconds: float) -> T:
+    """The same, unless it is in no named wait for so many seconds. Raises: Expired."""
+    before = _IDLE.set(Idle())
+    running = answer.__await__()
+    try:
+        waits_for = next(running)
+        return cast(T, await _timed(running, waits_for, seconds, None))
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    finally:
+        _IDLE.reset(before)
+
+
+async def _timed(
+    running: Generator[object, object, object], waits_for: object, seconds: float, until: float | None
+) -> object:
+    """What an awaitable that has begun, and waits, gives ``until`` then; None = until it was idle for ``seconds``."""
     try:
         last_at = None if until is None else until + GRACE_S
         async with asyncio.timeout_at(last_at) as last, asyncio.timeout_at(until) as deadline:
-            with contextlib.nullcontext() if idle is None else _looked_at(idle, seconds, deadline, last):
-                answered = cast(T, await _Rest(running, waits_for, last))
+            with contextlib.nullcontext() if until is not None else _looked_at(seconds, deadline, last):
+                answered = await _Rest(running, waits_for, last)
     except Exception as error:
         if deadline.expired():
             raise Expired(f"nothing came within {seconds:g} s") from error
@@ -114,22 +135,11 @@ async def within(answer: Awaitable[T], seconds: float, idle: Idle | None = None)
     return answered
 
 
-async def unless_idle(answer: Awaitable[T], seconds: float) -> T:
-    """What ``answer`` gives, if it is never in no named wait for so many seconds. Raises: Expired."""
-    idle = Idle()
-    before = _IDLE.set(idle)
-    try:
-        return await within(answer, seconds, idle)
-    finally:
-        _IDLE.reset(before)
-
-
 @contextlib.contextmanager
-def _looked_at(
-    idle: Idle, seconds: float, deadline: asyncio.Timeout, last: asyncio.Timeout
-) -> Generator[None, None, None]:
+def _looked_at(seconds: float, deadline: asyncio.Timeout, last: asyncio.Timeout) -> Generator[None, None, None]:
     """Sets both deadlines when ``seconds`` have passed without a named wait."""
-    loop = asyncio.get_running_loop()
+    loop, idle = asyncio.get_running_loop(), _IDLE.get()
+    assert idle is not None
     looks: list[asyncio.TimerHandle] = []
 
     def look() -> None:
