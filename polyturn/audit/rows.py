@@ -1,13 +1,14 @@
 """Rows counted for rollouts: a baseline in which a rollout counts as often as it has turns, contexts or sub-agents.
 
 Where every turn or every context of a rollout is a training row, a mean over rows is not the mean over attempts: long
-rollouts pull it towards themselves. Seen as: within each group the advantages are ``s * (score - c)``, and c is the
-mean over rows and not the mean over rollouts.
+rollouts pull it towards themselves. Seen as: in every group of the update the advantages are ``s * (score - c)`` with
+one ``s > 0``, and c is the mean over rows; and in one group at least c is no baseline of a method: the mean or median
+of the rollouts or of their tokens, of the group or of the batch, or 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,45 +21,55 @@ from polyturn.audit.update import Update
 from polyturn.types import Finding, FloatArray
 
 CLOSE = 1e-5
+"""How near to a mean a baseline is that mean; ten times as far it is another."""
 FEWEST = 3
-"""Rollouts of a group: two always lie on a line."""
+"""Rollouts of a group from which on it can show the fault: two always lie on a line, and can only speak against it."""
 
 
 def rows_for_rollouts(update: Update) -> Iterator[Finding]:
     """One finding for an update, at the rollout with the most rows, with the mean that was used. Where the stage says
     that every step is a sample, a mean over steps is right too.
 
-    Nothing is said of groups of two, nor where tokens would count the same as rows: a statistic over tokens is a method
-    (REINFORCE++).
+    Nothing is said where a rollout's turns differ in credit, nor where any group contradicts the mean over rows, nor
+    where tokens would count the same as rows: a statistic over tokens is a method (REINFORCE++).
     """
-    turns = update.turns
-    if update.imitates:
+    turns, counted, alike_B = update.turns, counted_B(update.turns), update.alike_B()
+    tokens_B, many_WB = _tokens_B(update), _rows_B(update)
+    if update.imitates or (counted & (tokens_B > 0) & np.isnan(alike_B)).any():
         return
-    counted, alike_B, many_WB = counted_B(turns), update.alike_B(), _rows_B(update)
     by_step = many_WB["kept turns"] if "steps" in update.waivers else None
     if by_step is not None:
         many_WB = {name: rows_B for name, rows_B in many_WB.items() if name not in ("turns", "kept turns")}
-    for channel in range(len(turns.channels)):
+    right_WB = [np.ones(len(tokens_B)), (tokens_B > 0).astype(np.float64), tokens_B]
+    right_WB += [] if by_step is None else [by_step]
+    for channel, of in enumerate(turns.channels):
         total_B = np.nansum(turns.reward_CBK[channel], axis=1)
-        used: dict[str, list[tuple[float, float, float]]] = {name: [] for name in many_WB}
-        for members in _sets(update, counted & np.isfinite(alike_B)):
-            centre = _centre(total_B[members], alike_B[members])
-            if centre is None:
+        lines = [(members, centre) for members in _sets(update, counted)
+                 if (centre := _centre(total_B[members], alike_B[members])) is not None]
+        for name, rows_B in many_WB.items():
+            if not all(abs(centre - _mean(total_B, rows_B, members)) < CLOSE for members, centre in lines):
                 continue
-            plain, by_token = total_B[members].mean(), _mean(total_B, _tokens_B(update), members)
-            right = (plain,) if by_step is None else (plain, _mean(total_B, by_step, members))
-            for name, rows_B in many_WB.items():
-                by_row = _mean(total_B, rows_B, members)
-                if all(abs(by_row - other) > 100 * CLOSE for other in (*right, by_token)):
-                    used[name].append((centre, by_row, right[-1]))
-        for name, seen in used.items():
-            if seen and all(abs(centre - by_row) < CLOSE for centre, by_row, _ in seen):
-                b = int(np.where(counted, many_WB[name], -1).argmax())
-                centre, _, expected = seen[0]
-                yield fault("rows_for_rollouts", update.row_place(b), centre, f"the baseline of "
-                            f"{turns.channels[channel]!r} is its mean over {name}, {centre:.6g}, and not over "
-                            f"{'rollouts' if by_step is None else 'steps'}, {expected:.6g}")
+            shown = [(members, centre) for members, centre in lines if np.isfinite(alike_B[members]).sum() >= FEWEST
+                     and all(abs(centre - other) > 10 * CLOSE
+                             for other in _baselines(total_B, right_WB, members, np.flatnonzero(counted)))]
+            if shown:
+                members, centre = shown[0]
+                expected = _mean(total_B, right_WB[0] if by_step is None else by_step, members)
+                b = int(np.where(counted, rows_B, -1).argmax())
+                yield fault("rows_for_rollouts", update.row_place(b), centre, f"the baseline of {of!r} is its mean "
+                            f"over {name}, {centre:.6g}, and not over {'rollouts' if by_step is None else 'steps'}, "
+                            f"{expected:.6g}")
                 return
+
+
+def _baselines(total_B: FloatArray, right_WB: Sequence[FloatArray], members: NDArray[np.int64],
+               counted: NDArray[np.int64]) -> Iterator[float]:
+    """What a method may compare the members with: means by each of the counts and the median, of the group and of the
+    batch, or nothing."""
+    yield 0.0
+    for rows in (members, counted):
+        yield float(np.median(total_B[rows]))
+        yield from (_mean(total_B, count_B, rows) for count_B in right_WB)
 
 
 def _rows_B(update: Update) -> Mapping[str, FloatArray]:
@@ -89,9 +100,11 @@ def _mean(total_B: FloatArray, weight_B: FloatArray, members: NDArray[np.int64])
 
 
 def _centre(total: FloatArray, credit: FloatArray) -> float | None:
-    """The c of ``credit = s * (total - c)``; None where it is no such line."""
-    if len(total) < FEWEST or np.ptp(total) < 1e-9 or np.ptp(credit) < 1e-9:
+    """The c of ``credit = s * (total - c)``, of those with credit; NaN where it is no rising line, None where all
+    totals are equal."""
+    total, credit = total[np.isfinite(credit)], credit[np.isfinite(credit)]
+    if len(total) < 2 or np.ptp(total) < 1e-9:
         return None
     slope, start = np.polyfit(total, credit, 1)
     fits = np.abs(slope * total + start - credit).max() < CLOSE * np.abs(credit).max()
-    return float(-start / slope) if fits else None
+    return float(-start / slope) if fits and slope > 0 and np.ptp(credit) >= 1e-9 else float("nan")
