@@ -105,7 +105,7 @@ async def press(suite: SlowSuite, recorder: Recorder, environments: int, seconds
         began = time.monotonic()
         while True:
             memory.append((time.monotonic() - began, resident_bytes()))
-            progress.iteration(len(memory) - 1, {"episodes": float(sum(ended))})
+            progress.iteration(int(memory[-1][0]), {"episodes": float(sum(ended))})
             await asyncio.sleep(EVERY_S)
 
     watching = asyncio.create_task(watch())
