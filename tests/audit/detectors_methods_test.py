@@ -117,6 +117,52 @@ def test_rows_for_rollouts_by_hand() -> None:
     assert found_in(update_of(uneven, over(lambda turns: turns.tokens_BK.sum(axis=1).astype(float)))) == set()
 
 
+def test_a_pair_speaks_against_a_mean_over_rows_by_hand() -> None:
+    """Scores 1 and 0 in 1 and 3 turns, the first of five tokens: the mean is 1/4 over turns, 1/2 over rollouts."""
+    pair = group_of((1, 1), (0, 3), name="pair")
+    groups = [tuple(replace(one, trajectories=(longer(one),)) for one in group) for group in (*BINARY, pair)]
+
+    def rows(turns: Turns) -> FloatArray:
+        return turns.kept_BK.sum(axis=1).astype(float)
+
+    def but_the_pair(turns: Turns) -> FloatArray:
+        return np.where(turns.group_B == turns.group_B.max(), 1.0, rows(turns))
+
+    assert found_in(update_of(groups, over(rows))) == {"rows_for_rollouts"}
+    assert found_in(update_of(groups, over(but_the_pair))) == set()
+    assert found_in(update_of([pair], over(rows))) == set()  # a pair alone shows nothing
+
+
+def test_a_rollout_without_tokens_counts_in_a_mean_over_rollouts_by_hand() -> None:
+    """Scores 1, 0, 0, 1 in 2, 1, 1, 1 turns, of which the last was taken back: the mean is 1/2 over rollouts, and by
+    chance over kept turns; over all turns it is 3/5."""
+    played = group_of((1, 2), (0, 1), (0, 1), (1, 1))
+    back = replace(played[3], trajectories=tuple(
+        replace(t, turns=tuple(replace(turn, dropped="window") for turn in t.turns)) for t in played[3].trajectories))
+    group = (*(replace(one, trajectories=(longer(one),)) for one in played[:3]), back)
+    assert found_in(update_of([group], group_centred)) == set()
+    by_turn = over(lambda turns: (turns.finish_BK != "").sum(axis=1).astype(float))
+    assert found_in(update_of([group], by_turn)) == {"rows_for_rollouts"}
+
+
+def test_credit_reset_by_hand() -> None:
+    """Scores 1, 0, 1, 0, all paid for the second turn: the first has 0 where credit ends, and where turns are compared
+    by step and each stands alone at its own."""
+    def plays(*steps: int) -> Group:
+        return tuple(replace(episode(
+            {"agent": [Said(2, step=step), Said(2, step=9)]}, name="g", trial=trial,
+            scores={"score": {"agent": Score(float(trial % 2 == 0))}}), id=f"g.{trial}")
+            for trial, step in enumerate(steps))
+
+    def own(turns: Turns) -> FloatArray:
+        return np.where(turns.kept_BK, turns.reward_BK(), 0.0)
+
+    by_step = METHODS["by_step"]
+    assert found_in(update_of([plays(0, 0, 0, 0)], own)) == {"credit_reset"}
+    assert found_in(update_of([plays(0, 0, 0, 0)], by_step)) == set()
+    assert found_in(update_of([plays(0, 1, 2, 3)], by_step)) == set()
+
+
 def longer(one: Episode) -> Any:
     """The trajectory with a first reply of five tokens."""
     turns = len(one.trajectories[0].turns)
