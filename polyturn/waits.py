@@ -15,7 +15,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()
 _OPEN: dict[int, Waiting] = {}
+_ELSEWHERE: dict[str, list[Waiting]] = {}
 
 
 class Idle:
@@ -75,6 +76,14 @@ class Waiting:
         self.number = next(_NUMBERS)
         _OPEN[self.number] = self
         return self
+
+    def said(self) -> tuple[str, str, str]:
+        """Who, whom and what, as text."""
+        try:
+            what = self.what if isinstance(self.what, str) else self.what()
+        except Exception as error:  # it is asked while the program goes on: a mapping that grows cannot be counted
+            what = f"cannot be said at the moment ({type(error).__name__})"
+        return self.who, self.whom, what
 
     def __exit__(self, *raised: object) -> None:
         _OPEN.pop(self.number, None)
@@ -202,13 +211,24 @@ def waited(who: str, whom: str, what: str) -> Callable[[Callable[P, R]], Callabl
 
 
 def waits() -> list[Waiting]:
-    """The open waits of the process, the oldest first.
+    """The open waits of the process, and those that its workers told last, the oldest first.
 
     >>> with Waiting("a", "b", "an answer", 5.0):
     ...     [(wait.who, wait.whom, wait.deadline_s) for wait in waits() if wait.who == "a"]
     [('a', 'b', 5.0)]
     """
-    return sorted(list(_OPEN.values()), key=lambda wait: wait.since)
+    told = [wait for found in list(_ELSEWHERE.values()) for wait in found]
+    return sorted([*list(_OPEN.values()), *told], key=lambda wait: wait.since)
+
+
+def elsewhere(where: str, found: Sequence[tuple[str, str, str, float, float | None]]) -> None:
+    """Puts beside the waits of this process those that another one tells, in place of what it told before: who, whom,
+    what, seconds so far, deadline. Empty where it has ended or nobody waits."""
+    now = time.monotonic()
+    _ELSEWHERE[where] = [Waiting(f"{who} in {where}", whom, what, deadline_s, now - seconds)
+                         for who, whom, what, seconds, deadline_s in found]
+    if not found:
+        del _ELSEWHERE[where]
 
 
 def places() -> dict[str, list[str]]:

@@ -74,11 +74,8 @@ def as_told(attempt: int) -> dict[str, Any]:
 
 
 def _row(wait: Waiting, shift: float) -> dict[str, Any]:
-    try:
-        what = wait.what if isinstance(wait.what, str) else wait.what()
-    except Exception as error:  # it is asked while the program goes on: a mapping that grows cannot be counted
-        what = f"cannot be said at the moment ({type(error).__name__})"
-    return {"who": _short(wait.who), "whom": _short(wait.whom), "what": _short(what), "since": wait.since + shift,
+    who, whom, what = wait.said()
+    return {"who": _short(who), "whom": _short(whom), "what": _short(what), "since": wait.since + shift,
             "deadline_s": wait.deadline_s}
 
 

@@ -31,6 +31,7 @@ from polyturn.rollout.crew.processes import begin
 from polyturn.rollout.environments import LOSSES, Environments, Occupancy
 from polyturn.rollout.episode import Place, play_episode
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Span, Tool, Turn
+from polyturn.waits import Waiting, waits
 from tests.policies.tiny import tiny_local
 from tests.rollout.crew_line import Line
 from tests.rollout.crew_parts import match
@@ -238,6 +239,23 @@ async def test_workers_end_with_the_crew_and_with_the_play(tmp_path: Path) -> No
     assert not process.is_running() and time.monotonic() - began < 8
     with pytest.raises(BadInput, match="0 workers"):
         Crew(begin, 0)
+
+
+async def test_who_waits_in_a_worker_is_seen_here_until_it_ends() -> None:
+    def inside() -> list[Waiting]:
+        return [wait for wait in waits() if " in worker 0 (process " in wait.who]
+
+    async with at_work(1) as crew:
+        playing = asyncio.create_task(crew.play(match(sleep_s=60.0), {"main": Breaks(PolicyFailed(""))}, Place("e")))
+        async with asyncio.timeout(60):
+            while not inside():  # noqa: ASYNC110 (another process says it)
+                await asyncio.sleep(0.1)
+        (wait,) = inside()
+        assert wait.who.startswith("episode e in ") and (wait.whom, wait.what) == ("environment talk", "step()")
+        assert wait.deadline_s == 60.0 and 0 <= time.monotonic() - wait.since < 60
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+    assert not inside()
 
 
 # ---------------------------------------------------------------- a link by hand

@@ -25,6 +25,7 @@ from polyturn.rollout.crew.lines import (
     Recorded,
     Refused,
     Sample,
+    Stands,
     Told,
     frame,
     heard,
@@ -33,6 +34,7 @@ from polyturn.rollout.crew.lines import (
 from polyturn.rollout.crew.member import error_of, plain_words
 from polyturn.rollout.episode import Place, seated
 from polyturn.types import Episode, Trajectory
+from polyturn.waits import elsewhere
 
 PULSES: Final = 4
 """How often a worker is asked whether it is there, before it counts as hung."""
@@ -129,6 +131,7 @@ class Hand:
                 self.tell(Ping())
             return listening.result()
         finally:
+            elsewhere(self.name, ())
             listening.cancel()
             for task in self._asks.values():
                 task.cancel()
@@ -155,6 +158,8 @@ class Hand:
         elif isinstance(message, Pong):
             for number in set(self._pinged) & self.held.keys() - set(message.orders):
                 self._lose(number, f"knows nothing of {self.held[number].place.id}")
+        elif isinstance(message, Stands):
+            elsewhere(self.name, message.waits)
         elif not isinstance(message, Ready):
             self._of_play(message)
 

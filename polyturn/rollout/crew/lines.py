@@ -166,10 +166,17 @@ class Pong:
     orders: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """Who waits for whom in the worker: who, whom, what, for how many seconds so far, and the most it may take."""
+
+    waits: tuple[tuple[str, str, str, float, float | None], ...]
+
+
 Told: TypeAlias = Begin | Meet | Play | Answer | Drop | Ping | End
-Heard: TypeAlias = Ready | Sample | Count | Forget | Recorded | Played | Refused | Pong
+Heard: TypeAlias = Ready | Sample | Count | Forget | Recorded | Played | Refused | Pong | Stands
 _TOLD: Final[tuple[type[Told], ...]] = (Begin, Meet, Play, Answer, Drop, Ping, End)
-_HEARD: Final[tuple[type[Heard], ...]] = (Ready, Sample, Count, Forget, Recorded, Played, Refused, Pong)
+_HEARD: Final[tuple[type[Heard], ...]] = (Ready, Sample, Count, Forget, Recorded, Played, Refused, Pong, Stands)
 
 
 def frame(message: Told | Heard) -> bytes:

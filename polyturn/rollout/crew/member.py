@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -37,6 +38,7 @@ from polyturn.rollout.crew.lines import (
     Recorded,
     Refused,
     Sample,
+    Stands,
     Told,
     frame,
     told,
@@ -44,8 +46,12 @@ from polyturn.rollout.crew.lines import (
 )
 from polyturn.rollout.episode import play_episode
 from polyturn.types import Episode, Message, PolicyInfo, Sampling, Span, Task, Tool, Turn
-from polyturn.waits import GRACE_S, Expired, Waiting, within
+from polyturn.waits import GRACE_S, Expired, Waiting, waits, within
 
+TELL_S: Final = 1.0
+"""How often a worker tells who waits for whom in it."""
+MOST_WAITS: Final = 50
+"""So many of the oldest waits are told."""
 NO_TASK: Final = Task("", "")
 """Stands for the task on the way back: who gave it knows it."""
 
@@ -82,14 +88,25 @@ class Member:
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), name="listener", daemon=True).start()
         self.say(Ready(os.getpid(), platform.node()))
+        telling = asyncio.create_task(self._tell())
         await self._over.wait()
-        tasks = list(self.playing.values())
+        tasks = [*self.playing.values(), telling]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for suite in self._suites.values():
             with suppress(Expired):
                 await within(suite.close(), GRACE_S)
+
+    async def _tell(self) -> None:
+        """Tells who waits for whom, as long as somebody does."""
+        told: tuple[Waiting, ...] = ()
+        while True:
+            await asyncio.sleep(TELL_S)
+            before, told = told, tuple(waits()[:MOST_WAITS])
+            if told or before:
+                now = time.monotonic()
+                self.say(Stands(tuple((*each.said(), now - each.since, each.deadline_s) for each in told)))
 
     def say(self, message: Heard) -> None:
         """Sends a message. Raises: BadInput for one that cannot be sent."""
