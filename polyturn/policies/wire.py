@@ -184,10 +184,13 @@ def read_tool(spoken: Any, where: str) -> Tool:
         wrong(f"{where}.type", repr(given.get("type")), "'function'")
     function = expect(given.get("function"), Mapping, f"{where}.function")
     name = expect(function.get("name"), str, f"{where}.function.name")
-    parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    return Tool(
-        name, str(function.get("description") or ""), expect(parameters, Mapping, f"{where}.function.parameters")
-    )
+    at = f"{where}.function.parameters"
+    parameters = expect(function.get("parameters") or {"type": "object", "properties": {}}, Mapping, at)
+    try:
+        json.loads(json.dumps(parameters), parse_int=whole, parse_float=finite, parse_constant=refuse)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{at} cannot be recorded: {error}") from None
+    return Tool(name, str(function.get("description") or ""), parameters)
 
 
 def read_finish(reason: Any) -> Finish:

@@ -112,6 +112,11 @@ def test_tools_come_back_equal() -> None:
     assert wire.read_tool({"function": {"name": "f"}}, "t").parameters == {"type": "object", "properties": {}}
     with pytest.raises(BadInput, match="'custom'; expected 'function'"):
         wire.read_tool({"type": "custom"}, "tools[0]")
+    most = {"function": {"name": "f", "parameters": {"maximum": 2**64 - 1, "minimum": -(2**63)}}}
+    assert wire.read_tool(most, "t").parameters["maximum"] == 2**64 - 1
+    for number in (2**64, float("inf")):
+        with pytest.raises(BadInput, match=r"^tools\[1\]\.function\.parameters cannot be recorded: "):
+            wire.read_tool({"function": {"name": "f", "parameters": {"maximum": number}}}, "tools[1]")
 
 
 def test_finish_reasons() -> None:
