@@ -46,6 +46,7 @@ class Witness:
         AttentionInterface.register(name, self._attention)
         model.config._attn_implementation = name
         patch.setattr(kernel, "scaled_dot_product_attention", _watched)
+        patch.setattr(kernel, "_attend_run", _watched_run)
 
     def check(self) -> None:
         """Raises what was wrong: the engine's thread cannot."""
@@ -121,6 +122,29 @@ def _watched(
     return torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=attn_mask, is_causal=is_causal, **named
     )
+
+
+_ATTEND_RUN = kernel._attend_run
+
+
+def _watched_run(
+    run: kernel.Run, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """A run over several slots, whose products read views of the caches and no kernel; one slot goes by the kernel."""
+    witness = _AT_WORK.get(threading.get_ident())
+    if witness is not None and run.high - run.low > 1:
+        begin = 0 if run.shared is None else run.shared.length
+        for number in range(run.count):
+            at = number if run.place is None else int(run.place[number])
+            shown = torch.ones(run.longest - begin, dtype=torch.bool) if run.mask is None else run.mask[at] == 0
+            own = [held[run.low + at, :, begin : run.longest][:, shown] for held in (keys, values)]
+            if run.shared is not None:
+                widest = len(run.shared.from_FM) // len(run.shared.first)
+                first = int(run.shared.first[int(run.shared.at_W[at]) // widest])
+                own = [torch.cat([held[first, :, :begin], part], 1)
+                       for held, part in zip((keys, values), own, strict=True)]
+            witness.see(_bits(query[0, :, run.row + number]), witness.places(own[0], own[1]))
+    return _ATTEND_RUN(run, query, keys, values, scaling)
 
 
 def _bits(*rows: torch.Tensor) -> bytes:
