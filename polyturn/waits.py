@@ -27,6 +27,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 GRACE_S = 5.0
 """How long what is past its deadline may tidy up, before it is closed where it stands."""
+CHARS = 300
 FRAMES = 4
 """How many of a thread's innermost places are told."""
 _NUMBERS = itertools.count()
@@ -78,12 +79,13 @@ class Waiting:
         return self
 
     def said(self) -> tuple[str, str, str]:
-        """Who, whom and what, as text."""
+        """Who, whom and what, as text that can be written and sent, cut to :data:`CHARS`."""
         try:
             what = self.what if isinstance(self.what, str) else self.what()
         except Exception as error:  # it is asked while the program goes on: a mapping that grows cannot be counted
             what = f"cannot be said at the moment ({type(error).__name__})"
-        return self.who, self.whom, what
+        who, whom, what = (text.encode("utf-8", "replace").decode()[:CHARS] for text in (self.who, self.whom, what))
+        return who, whom, what
 
     def __exit__(self, *raised: object) -> None:
         _OPEN.pop(self.number, None)

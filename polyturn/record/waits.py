@@ -29,7 +29,6 @@ MOST_WAITS, MOST_THREADS = 200, 24
 """So many of the oldest waits, and of the threads, are written; of the others their number."""
 LATE_S = 5.0
 """A file that is older than this was not renewed: its process does not turn."""
-CHARS = 300
 
 
 class WaitsFile:
@@ -75,12 +74,7 @@ def as_told(attempt: int) -> dict[str, Any]:
 
 def _row(wait: Waiting, shift: float) -> dict[str, Any]:
     who, whom, what = wait.said()
-    return {"who": _short(who), "whom": _short(whom), "what": _short(what), "since": wait.since + shift,
-            "deadline_s": wait.deadline_s}
-
-
-def _short(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()[:CHARS]
+    return {"who": who, "whom": whom, "what": what, "since": wait.since + shift, "deadline_s": wait.deadline_s}
 
 
 # ---------------------------------------------------------------- read

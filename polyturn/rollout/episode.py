@@ -173,8 +173,7 @@ class _Table:
 
     async def _answers(self, asks: tuple[Ask, ...]) -> tuple[dict[Seat, Message], Stop | None]:
         """All replies of one step. Every seat finishes, also when another one fails or runs out."""
-        acts = [desk.acted(self.agents[desk.seat].act(ask, desk)) for ask in asks for desk in [self.desks[ask.seat]]]
-        results = await _results(acts)
+        results = await _results([self._act(ask) for ask in asks])
         replies: dict[Seat, Message] = {}
         spent: Stop | None = None
         for ask, result in zip(asks, results, strict=True):
@@ -187,6 +186,10 @@ class _Table:
             else:
                 replies[ask.seat] = result
         return replies, spent
+
+    def _act(self, ask: Ask) -> Awaitable[Message]:
+        desk = self.desks[ask.seat]
+        return desk.acted(self.agents[ask.seat].act(ask, desk))
 
     async def _make(self) -> Env:
         spec = self.match.suite.spec
