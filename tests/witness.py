@@ -105,14 +105,16 @@ def _watched(
 ) -> torch.Tensor:
     """The kernel, with its queries [calls, heads, queries, size] told to the witness, if one is at work here."""
     witness = _AT_WORK.get(threading.get_ident())
-    if witness is not None and named.get("enable_gqa"):  # new ids of one path: a query each
-        places = witness.places(key[0], value[0])
+    if witness is not None and named.get("enable_gqa"):  # new ids of some paths: a query each
         count, keys = query.shape[2], key.shape[2]
-        visible = torch.ones(count, keys, dtype=torch.bool).tril_() if is_causal else attn_mask
-        assert visible is not None
-        for number in range(count):
-            seen = [place for place, shown in zip(places, visible[number].tolist(), strict=True) if shown]
-            witness.see(_bits(query[0, :, number]), seen)
+        causal = torch.ones(1, 1, count, keys, dtype=torch.bool).tril_()
+        visible = causal if attn_mask is None else attn_mask == 0
+        for call in range(query.shape[0]):
+            places = witness.places(key[call], value[call])
+            for number in range(count):
+                shown = visible[call, 0, number].tolist()
+                seen = [place for place, is_shown in zip(places, shown, strict=True) if is_shown]
+                witness.see(_bits(query[call, :, number]), seen)
     elif witness is not None:  # one new id of each of some paths
         for call in range(query.shape[0]):
             if query[call].any():  # slots between those that are asked for are asked with zeros

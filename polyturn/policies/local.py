@@ -16,6 +16,7 @@ import torch
 
 from polyturn.chat import Chat
 from polyturn.errors import BadInput, PolicyFailed
+from polyturn.forest.threads import let_go
 from polyturn.policies.device import device_of
 from polyturn.policies.embedded import embedded_model
 from polyturn.policies.sampler.driven import Driven, check_driven
@@ -71,6 +72,7 @@ class Local:
         if self.engine_reason:
             _log.warning("%s is sampled one request at a time, without shared caches: %s", name, self.engine_reason)
         self._engine = Engine(stepper, name=name)
+        let_go()
 
     @classmethod
     def load(
@@ -230,6 +232,7 @@ class Local:
             self._engine.version = self.version = version
             self._published = self._changes()
 
+        let_go()  # who publishes has learned just now, and the sampler's turn comes
         self._engine.between(take_over)
 
     def _changes(self) -> int:

@@ -25,14 +25,26 @@ TOGETHER = 64
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """``count`` new ids of one slot after the ``start`` that it holds; their rows begin at ``row``."""
+    """``count`` new ids of each of some slots, whose rows begin at ``row``, slot by slot."""
 
     row: int
     count: int
-    slot: int
-    start: int
-    mask: torch.Tensor | None = None
-    """Which keys [count, start + count] each id sees; None = plainly causal."""
+    slots: tuple[int, ...]
+    longest: int
+    """Keys that are read of every slot."""
+    hidden: torch.Tensor | None = None
+    """0 or -inf to add, [slots, count, longest]; None = one slot that held nothing, plainly causal."""
+
+    @property
+    def rows(self) -> slice:
+        """Its rows."""
+        return slice(self.row, self.row + self.count * len(self.slots))
+
+    def seen(self, held: torch.Tensor) -> torch.Tensor:
+        """[slots, heads, longest, size] of a cache: a view for one slot, else a copy."""
+        if len(self.slots) == 1:
+            return held[self.slots[0] : self.slots[0] + 1, :, : self.longest]
+        return torch.stack([held[slot, :, : self.longest] for slot in self.slots])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ class Rows:
         runs = tuple(
             replace(run, place=_on(run.place, device), mask=_on(run.mask, device),
                     shared=None if run.shared is None else run.shared.to(device)) for run in self.runs)
-        pieces = tuple(replace(piece, mask=_on(piece.mask, device)) for piece in self.pieces)
+        pieces = tuple(replace(piece, hidden=_on(piece.hidden, device)) for piece in self.pieces)
         return replace(self, slot_T=self.slot_T.to(device), position_T=self.position_T.to(device), runs=runs,
                        pieces=pieces)
 
@@ -127,54 +139,85 @@ def attention(
     keys, values = rows.slots.layer(int(module.layer_idx), key, value)  # type: ignore[arg-type]
     keys[rows.slot_T, :, rows.position_T] = key[0, :, : rows.count].transpose(0, 1)
     values[rows.slot_T, :, rows.position_T] = value[0, :, : rows.count].transpose(0, 1)
-    out = query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
+    out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+    out[rows.count :] = 0
     for run in rows.runs:
         out[run.row : run.row + run.count] = _attend_run(run, query, keys, values, scaling)
     for piece in rows.pieces:
-        out[piece.row : piece.row + piece.count] = _attend_piece(piece, query, keys, values, scaling)
+        out[piece.rows] = _attend_piece(piece, query, keys, values, scaling)
     return out[None], None
 
 
 def _attend_piece(
     piece: Piece, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    end = piece.start + piece.count
+    asked = query[0, :, piece.rows].unflatten(1, (len(piece.slots), piece.count)).transpose(0, 1)
+    key, value = piece.seen(keys), piece.seen(values)
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        return _piece_by_products(piece, query, keys[piece.slot, :, :end], values[piece.slot, :, :end], scaling)
-    seen = scaled_dot_product_attention(
-        query[:, :, piece.row : piece.row + piece.count], keys[piece.slot, None, :, :end],
-        values[piece.slot, None, :, :end], attn_mask=piece.mask, is_causal=piece.mask is None, scale=scaling,
-        enable_gqa=True,
-    )
-    return seen[0].transpose(0, 1)
+        seen = _piece_by_products(piece, asked, key, value, scaling)
+    else:
+        seen = scaled_dot_product_attention(
+            asked, key, value, attn_mask=None if piece.hidden is None else piece.hidden[:, None].to(asked.dtype),
+            is_causal=piece.hidden is None, scale=scaling, enable_gqa=True,
+        )
+    return seen.transpose(1, 2).flatten(0, 1)
 
 
 def _piece_by_products(
-    piece: Piece, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    piece: Piece, asked: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """The same by products with ``key`` and ``value`` [heads, end, size] and softmax in float32: about twice as fast as
-    the fused one in bfloat16. Few ids are multiplied for all heads at once, many head by head."""
-    heads, end, size = key.shape
-    asked = query[0, :, piece.row : piece.row + piece.count] * (size**-0.5 if scaling is None else scaling)
-    asked = asked.reshape(heads, -1, size)
-    hidden = _hidden(piece.count, piece.start)
+    """The same [slots, query heads, count, size] of queries in that form by products with ``key`` and ``value`` [slots,
+    heads, longest, size] and softmax in float32: about twice as fast as the fused one in bfloat16. Few ids are
+    multiplied for all heads at once, many head by head."""
+    slots, heads, end, size = key.shape
+    hidden = _causal(piece.count) if piece.hidden is None else piece.hidden
+    each = (asked * (size**-0.5 if scaling is None else scaling)).reshape(slots * heads, -1, size)
 
-    def attended(asked: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        score = (asked @ key.transpose(-1, -2)).float()
-        score.view(-1, piece.count, end).add_(hidden)
-        return torch.softmax(score, -1).to(value.dtype) @ value
+    def attended(each: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        score = torch.bmm(each, key.transpose(1, 2)).float()
+        score.view(slots, -1, piece.count, end).add_(hidden[:, None])
+        return torch.bmm(torch.softmax(score, -1).to(value.dtype), value)
 
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
     if piece.count <= TOGETHER:
-        out = attended(asked, key.contiguous(), value.contiguous())
+        out = attended(each, key, value)
     else:
-        out = torch.stack([attended(*one) for one in zip(asked, key, value, strict=True)])
-    return out.view(query.shape[1], piece.count, -1).transpose(0, 1)
+        parts = zip(each.split(1), key.split(1), value.split(1), strict=True)
+        out = torch.cat([attended(*part) for part in parts])
+    return out.view(slots, asked.shape[1], piece.count, -1)
 
 
-@lru_cache(maxsize=64)
-def _hidden(count: int, start: int) -> torch.Tensor:
-    """[count, start + count], to add: -inf where a key comes after an id; equal pieces of all layers share it."""
-    return torch.full((count, start + count), float("-inf")).triu_(start + 1)
+@lru_cache(maxsize=8)
+def _causal(count: int) -> torch.Tensor:
+    """[1, count, count], to add: -inf where a key comes after an id."""
+    return torch.full((1, count, count), float("-inf")).triu_(1)
+
+
+def pieces_of(places: Sequence[tuple[int, int, int]], row: int) -> tuple[Piece, ...]:
+    """Pieces over (slot, ids it holds, new ids) in the order of their rows, which begin at ``row``.
+
+    Neighbours of as many new ids, at most :data:`TOGETHER`, are joined while the keys read in vain cost less than
+    another call. A long piece is one slot's.
+    """
+    found: list[list[tuple[int, int, int]]] = []
+    for slot, start, count in places:
+        if found and found[-1][0][2] == count <= TOGETHER:
+            lengths = [before + count for _, before, _ in found[-1]]
+            if max(*lengths, start + count) * (len(lengths) + 1) <= sum(lengths) + start + count + CALL:
+                found[-1].append((slot, start, count))
+                continue
+        found.append([(slot, start, count)])
+    pieces = []
+    for joined in found:
+        count, longest = joined[0][2], max(start + count for _, start, count in joined)
+        hidden = None
+        if len(joined) > 1 or joined[0][1]:
+            start_P = torch.tensor([start for _, start, _ in joined])
+            last = start_P[:, None, None] + torch.arange(count)[:, None]
+            hidden = torch.zeros(len(joined), count, longest).masked_fill_(torch.arange(longest) > last, float("-inf"))
+        pieces.append(Piece(row, count, tuple(slot for slot, _, _ in joined), longest, hidden))
+        row += count * len(joined)
+    return tuple(pieces)
 
 
 def _attend_run(
@@ -205,10 +248,7 @@ def _by_products(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     begin = 0 if run.shared is None else run.shared.length
     own_k, own_v = (held[run.low : run.high].flatten(0, 1)[:, begin : run.longest] for held in (keys, values))
     each = asked.reshape(-1, group, size)
-    if own_k.shape[1] == keys.shape[2]:
-        score = torch.bmm(each, own_k.transpose(1, 2))
-    else:  # parts of a cache are multiplied faster from the left
-        score = torch.bmm(own_k, each.transpose(1, 2)).transpose(1, 2).contiguous()
+    score = torch.bmm(own_k, each.transpose(1, 2)).transpose(1, 2).contiguous()  # from the left nothing is copied
     if run.mask is not None:
         score.view(width, heads * group, -1).add_(run.mask.to(score)[:, None])
     if run.shared is None:
@@ -221,14 +261,11 @@ def _by_products(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     return found.add_(run.shared.back(mixed, heads, group))
 
 
-def runs_of(
-    places: Sequence[tuple[int, int]], capacity: int = 0, share: Sharer = lambda places: None
-) -> tuple[Run, ...]:
+def runs_of(places: Sequence[tuple[int, int]], share: Sharer = lambda places: None) -> tuple[Run, ...]:
     """Runs over (slot, keys) pairs in rising order of slots, one row each from row 0.
 
     Neighbours are joined while the keys read in vain cost less than another call. ``share`` says of the slots of a run
-    what they have in common. ``capacity`` > 0: slots that are at least half full and share nothing are read as a
-    whole, for a product over a part of a cache would copy it first.
+    what they have in common.
     """
     runs: list[list[tuple[int, int]]] = []
     for slot, length in places:
@@ -242,17 +279,15 @@ def runs_of(
         runs.append([(slot, length)])
     found: list[Run] = []
     for run in runs:
-        found.append(_run(run, sum(other.count for other in found), capacity, share))
+        found.append(_run(run, sum(other.count for other in found), share))
     return tuple(found)
 
 
-def _run(places: Sequence[tuple[int, int]], row: int, capacity: int, share: Sharer) -> Run:
+def _run(places: Sequence[tuple[int, int]], row: int, share: Sharer) -> Run:
     low, high = places[0][0], places[-1][0] + 1
     longest = max(length for _, length in places)
     shared = share(places) if len(places) > 1 else None
     begin = 0 if shared is None else shared.length
-    if shared is None and longest <= capacity <= 2 * longest and len(places) > 1:
-        longest = capacity
     place = torch.tensor([slot - low for slot, _ in places])
     mask = None
     if high - low > len(places) or any(length < longest for _, length in places):
@@ -264,15 +299,15 @@ def _run(places: Sequence[tuple[int, int]], row: int, capacity: int, share: Shar
 
 
 def shared_of(
-    places: Sequence[tuple[int, int]], path: Callable[[int], IntArray], *, worth: int, copied: bool
+    places: Sequence[tuple[int, int]], path: Callable[[int], IntArray], *, worth: int
 ) -> Shared | None:
     """What is best read once for the slots of a run of (slot, keys) pairs, ``path`` being the ids of a slot; None where
     it would save the reading of less than ``worth`` keys.
 
     A beginning of L ids that F different slots hold for all of W saves (W - 3 F) L keys: those of the F are copied
-    (read, written and read) before they are multiplied. ``copied``: so is what comes after it.
+    (read, written and read) before they are multiplied.
     """
-    low, longest = places[0][0], max(length for _, length in places)
+    low = places[0][0]
     found: tuple[int, int, list[list[int]]] = (worth, 0, [])
     for length in range(BEGINNING, min(length for _, length in places), BEGINNING):
         slots_of: dict[bytes, list[int]] = {}
@@ -280,7 +315,7 @@ def shared_of(
             slots_of.setdefault(path(slot)[:length].tobytes(), []).append(slot)
         if 3 * len(slots_of) >= len(places):
             break  # longer ones differ more
-        saved = (len(places) - 3 * len(slots_of)) * length - 2 * copied * len(places) * (longest - length)
+        saved = (len(places) - 3 * len(slots_of)) * length
         found = max(found, (saved, length, list(slots_of.values())), key=lambda one: one[0])
     _, begin, members = found
     if not members:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
 from polyturn.errors import BadInput
-from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, Shared, attention, runs_of, shared_of
+from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, Shared, attention, pieces_of, runs_of, shared_of
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.slots import Slots
 from polyturn.types import Sampling
@@ -108,20 +108,11 @@ class Driven:
             each = [(request.slot, request.fed + i) for request, count in portions for i in range(count)]
             return tuple(Run(row, 1, slot, slot + 1, at + 1) for row, (slot, at) in enumerate(each)), ()
         single = [(request.slot, request.fed + 1) for request, _ in portions if request.pending == 1]
-        row, pieces = len(single), []
-        for request, count in portions:
-            if request.pending > 1:
-                mask = None
-                if request.fed:
-                    mask = torch.ones(count, request.fed + count, dtype=torch.bool).tril_(request.fed)
-                pieces.append(Piece(row, count, request.slot, request.fed, mask))
-                row += count
-        capacity = self.slots.capacity if self.model.dtype == torch.bfloat16 else 0
-        return runs_of(single, capacity, self._shared), tuple(pieces)
+        longer = [(request.slot, request.fed, count) for request, count in portions if request.pending > 1]
+        return runs_of(single, self._shared), pieces_of(longer, len(single))
 
     def _shared(self, places: Sequence[tuple[int, int]]) -> Shared | None:
-        return shared_of(places, self.slots.book.path, worth=self.slots.keys_of(SAVED),
-                         copied=self.model.dtype == torch.bfloat16)
+        return shared_of(places, self.slots.book.path, worth=self.slots.keys_of(SAVED))
 
     def _wanted(
         self, portions: Sequence[tuple[Request, int]]

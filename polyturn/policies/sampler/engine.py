@@ -12,9 +12,13 @@ from typing import Any, Protocol
 import torch
 
 from polyturn.errors import PolicyFailed, PolyturnError
+from polyturn.forest.threads import let_go
 from polyturn.policies.sampler.draw import draw
 from polyturn.policies.sampler.request import Outcome, Request
 from polyturn.waits import Waiting
+
+IDLE_S = 0.05
+"""Seconds without work after which the threads behind the products end, so that a learner's run at full speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,9 @@ class Engine:
     def _next(self) -> bool:
         """Waits for work and runs commands; False = closing."""
         with self._changed:
-            while not (self._closing or self._waiting or self._working or self._commands):
-                self._changed.wait()
+            if not self._changed.wait_for(self._asked, timeout=IDLE_S):
+                let_go()
+                self._changed.wait_for(self._asked)
             if self._closing:
                 return False
             commands = [] if self._working or self._begun() else list(self._commands)
@@ -134,6 +139,9 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
         return True
+
+    def _asked(self) -> bool:
+        return bool(self._closing or self._waiting or self._working or self._commands)
 
     def _begun(self) -> list[Request]:
         """Waiting requests that have drawn something already: they lost their cache to the byte budget."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyturn.policies.sampler.attention import Piece, Rows, Shared, attention, runs_of, shared_of
+from polyturn.policies.sampler.attention import Rows, Shared, attention, pieces_of, runs_of, shared_of
 from polyturn.policies.sampler.slots import Slots
 
 
@@ -31,21 +31,13 @@ def test_a_hole_is_skipped_and_shorter_slots_are_masked() -> None:
     assert open_keys == [4, 1, 2]  # the slot in the hole sees one key, so that nothing becomes NaN
 
 
-def test_half_full_slots_are_read_as_a_whole() -> None:
-    assert [r.longest for r in runs_of([(0, 33), (1, 40)], capacity=64)] == [64]
-    assert [r.longest for r in runs_of([(0, 13), (1, 20)], capacity=64)] == [20]
-
-
 class Layer(torch.nn.Module):
     layer_idx = 0
 
 
-@pytest.mark.parametrize(("dtype", "capacity", "together"), [
-    (torch.float32, 0, 64), (torch.float32, 64, 64), (torch.bfloat16, 0, 64), (torch.bfloat16, 64, 64),
-    (torch.bfloat16, 64, 0),
-])
+@pytest.mark.parametrize(("dtype", "together"), [(torch.float32, 64), (torch.bfloat16, 64), (torch.bfloat16, 0)])
 def test_rows_attend_to_their_own_slots_only(
-    dtype: torch.dtype, capacity: int, together: int, monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype, together: int, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("polyturn.policies.sampler.attention.TOGETHER", together)
     noise = torch.Generator().manual_seed(0)
@@ -58,10 +50,9 @@ def test_rows_attend_to_their_own_slots_only(
     old = [tensor.clone() for tensor in slots.layer(0, like, like)]
     slot_T = torch.tensor([0, 1, 3, 4, 4, 4, 5, 5])  # single ids of slots 0, 1, 3; three of slot 4, two of slot 5
     position_T = torch.tensor([5, 9, 2, 0, 1, 2, 3, 4])
-    mask = torch.ones(2, 5, dtype=torch.bool).tril(3)
     rows = Rows(
-        slots, 8, slot_T, position_T, runs_of([(0, 6), (1, 10), (3, 3)], capacity),
-        (Piece(3, 3, 4, 0), Piece(6, 2, 5, 3, mask)),
+        slots, 8, slot_T, position_T, runs_of([(0, 6), (1, 10), (3, 3)]),
+        pieces_of([(4, 0, 3), (5, 3, 2)], 3),
     )
     query = torch.randn(1, heads * groups, 8, size, generator=noise).to(dtype)
     key, value = (torch.randn(1, heads, 8, size, generator=noise).to(dtype) for _ in range(2))
@@ -76,6 +67,40 @@ def test_rows_attend_to_their_own_slots_only(
             expected = sum(w * v[i] for i, w in enumerate(weights)) / sum(weights)
             loose = 1e-5 if dtype == torch.float32 else 0.03
             assert (out[0, row, head].double() - expected).abs().max() < loose
+
+
+def test_pieces_of_as_many_ids_are_joined_where_little_is_read_in_vain() -> None:
+    pieces = pieces_of([(3, 100, 31), (1, 120, 31), (2, 0, 31), (5, 7, 8), (4, 0, 90), (6, 0, 90)], 10)
+    assert [(p.row, p.count, p.slots, p.longest) for p in pieces] == [
+        (10, 31, (3, 1, 2), 151), (103, 8, (5,), 15), (111, 90, (4,), 90), (201, 90, (6,), 90)]
+    assert pieces[0].rows == slice(10, 103) and pieces[2].hidden is None and pieces[0].hidden is not None
+    seen = (pieces[0].hidden == 0).sum(2)
+    assert seen[:, 0].tolist() == [101, 121, 1] and seen[:, 30].tolist() == [131, 151, 31]
+    # two slots of 2,000 keys where they have 2,000 and 1,400: 600 in vain, as much as a call; 601 are too many
+    assert len(pieces_of([(0, 1990, 10), (1, 1390, 10)], 0)) == 1
+    assert len(pieces_of([(0, 1990, 10), (1, 1389, 10)], 0)) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_joined_pieces_see_what_each_of_them_sees_alone(dtype: torch.dtype) -> None:
+    noise, heads, group, size = torch.Generator().manual_seed(1), 2, 3, 8
+    slots, like = Slots(0), torch.zeros(1, heads, 1, size, dtype=dtype)
+    slots._allocated = 5
+    for tensor in slots.layer(0, like, like):
+        tensor.copy_(torch.randn(tensor.shape, generator=noise))
+    places = [(3, 20, 4), (0, 0, 4), (4, 33, 4)]
+    slot_T = torch.tensor([slot for slot, _, count in places for _ in range(count)])
+    position_T = torch.tensor([start + i for _, start, count in places for i in range(count)])
+    joined = pieces_of(places, 0)
+    apart = tuple(piece for at, place in enumerate(places) for piece in pieces_of([place], 4 * at))
+    assert len(joined) == 1 and len(apart) == 3
+    query = torch.randn(1, heads * group, 12, size, generator=noise).to(dtype)
+    key, value = (torch.randn(1, heads, 12, size, generator=noise).to(dtype) for _ in range(2))
+    one, other = (
+        attention(Layer(), query, key, value, None, polyturn_rows=Rows(slots, 12, slot_T, position_T, (), pieces))[0]
+        for pieces in (joined, apart)
+    )
+    assert (one.double() - other.double()).abs().max() < (1e-5 if dtype == torch.float32 else 0.03)
 
 
 def test_other_forms_of_attention_are_refused() -> None:
@@ -111,7 +136,7 @@ def test_what_slots_have_in_common_is_read_once_and_changes_nothing(dtype: torch
     before = keys.clone(), values.clone()
 
     def share(places: Sequence[tuple[int, int]]) -> Shared | None:
-        return shared_of(places, paths.__getitem__, worth=1, copied=False)
+        return shared_of(places, paths.__getitem__, worth=1)
 
     (run,) = runs_of([(slot, lengths[slot] + 1) for slot in used], share=share)
     assert run.shared is not None and run.shared.length == 128 and run.shared.first.tolist() == [
@@ -133,15 +158,13 @@ def test_what_slots_have_in_common_is_read_once_and_changes_nothing(dtype: torch
 def test_a_beginning_is_shared_where_it_saves_reading() -> None:
     paths = {slot: np.concatenate([np.full(200, slot // 8), np.full(100, slot)]) for slot in range(32)}
 
-    def found(places: Sequence[tuple[int, int]], worth: int, copied: bool = False) -> int | None:
-        shared = shared_of(places, paths.__getitem__, worth=worth, copied=copied)
+    def found(places: Sequence[tuple[int, int]], worth: int) -> int | None:
+        shared = shared_of(places, paths.__getitem__, worth=worth)
         return None if shared is None else shared.length
 
     places = [(slot, 301) for slot in range(32)]
     assert found(places, worth=3839) == 192  # (32 - 3 * 4) * 192 = 3840 keys
     assert found(places, worth=3840) is None
-    assert found(places, worth=1, copied=True) is None  # 32 * 109 more keys would be copied and read
-    assert found([(slot, 210) for slot in range(32)], worth=1, copied=True) == 192
     assert found(places[:3], worth=1) is None  # 3 - 3 * 1 slots
     assert found([*places, (31, 60)], worth=1) is None  # one that is shorter
     assert found([(slot, 301) for slot in range(0, 32, 8)], worth=1) is None  # nothing in common

@@ -10,6 +10,7 @@ import torch
 
 from polyturn.errors import PolicyFailed
 from polyturn.policies.local import Local, load_folder
+from polyturn.policies.sampler.weights import Packed, packs, refresh, twin_of
 from polyturn.types import Sampling, user
 from tests.policies.tiny import gap, tiny_folder, tiny_local, tiny_model
 
@@ -87,3 +88,30 @@ def test_tied_weights_stay_tied_in_another_dtype() -> None:
     assert twin.lm_head.weight is twin.model.embed_tokens.weight and twin.dtype == torch.bfloat16
     assert model.dtype == torch.float32
     policy.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_products_are_those_of_the_layer_and_are_packed_again(dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(160, 224).to(dtype).requires_grad_(False)
+    packed = Packed(layer)
+    for scale in (1.0, -3.0):
+        layer.weight.mul_(scale)
+        packed.pack()
+        for rows in (1, 7, 300):
+            x = torch.randn(1, rows, 160, generator=torch.Generator().manual_seed(rows)).to(dtype)
+            expected = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+            apart = (packed(x).double() - expected).abs().max() / expected.abs().max()
+            assert packed(x).dtype == dtype and apart < (1e-6 if dtype == torch.float32 else 0.01)
+
+
+def test_large_matrices_are_packed_unless_rows_must_not_depend_on_each_other() -> None:
+    model = tiny_model(hidden_size=96, intermediate_size=192)
+    packed, fixed = (twin_of(model, torch.bfloat16, fixed=fixed) for fixed in (False, True))
+    assert packs(packed.lm_head.weight) and isinstance(packed.model.layers[0].mlp.up_proj.forward, Packed)
+    assert not any(isinstance(module.forward, Packed) for module in fixed.modules())
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    x = torch.ones(1, 96, dtype=torch.bfloat16)
+    before = packed.model.layers[0].mlp.up_proj(x)
+    refresh(packed, model)
+    assert torch.equal(packed.model.layers[0].mlp.up_proj(x), 2 * before)
