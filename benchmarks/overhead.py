@@ -42,6 +42,8 @@ from polyturn.types import (
 )
 
 PEERS = ("textarena", "inspect", "verifiers")
+AT_ONCE = (50, 200)
+"""Episodes at once that a peer is tried with besides all."""
 ALWAYS = "I guess 8."
 HEARD = "Higher. Guess again."
 
@@ -147,6 +149,24 @@ def peer(python: str, name: str, episodes: int, turns: int) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["us_per_turn"])
 
 
+def swept(python: str, name: str, episodes: int, turns: int, report: Report) -> int:
+    """Episodes at once at which a peer takes the least time for a turn; a row for each that is tried.
+
+    Raises: RuntimeError where it fails at all.
+    """
+    found: dict[int, float] = {}
+    for at_once in sorted({episodes, *(few for few in AT_ONCE if few < episodes)}):
+        try:
+            found[at_once] = peer(python, name, at_once, turns)
+        except RuntimeError as error:
+            report.row("sweep", f"{name}, {at_once} at once", "failed", str(error).strip().splitlines()[-1][-80:])
+            continue
+        report.row("sweep", f"{name}, {at_once} at once", found[at_once], "us a turn")
+    if not found:
+        raise RuntimeError(f"{name} failed with {episodes} episodes at once, and with as few as {min(AT_ONCE)}")
+    return min(found, key=found.__getitem__)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line, measures, prints."""
     made = parser("what a framework adds to a turn")
@@ -172,10 +192,11 @@ def main(argv: list[str] | None = None) -> None:
     report.limits["200 us a turn"] = 200.0 / own
     for name in () if arguments.alone else arguments.peer or PEERS:
         python = sys.executable if name == "textarena" else arguments.peers
-        found = [peer(python, name, episodes, turns) for _ in range(arguments.repeats)]
-        report.row(table, name, median(found), max(found))
+        at_once = swept(python, name, episodes, turns, report)
+        found = [peer(python, name, at_once, turns) for _ in range(arguments.repeats)]
+        report.row(table, f"{name}, {at_once} at once", median(found), max(found))
         report.ratios[name] = median(found) / own
-        report.details[name] = {"us_per_turn": found}
+        report.details[name] = {"us_per_turn": found, "episodes_at_once": at_once}
     show(report, as_json=arguments.json)
 
 

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from transformers.modeling_utils import AttentionInterface
 
 from benchmarks import dialogue, shares
 from benchmarks.dialogue import Canned, Script
@@ -35,6 +37,7 @@ from benchmarks.timing import Timing, interleaved
 from polyturn.chat import Chat
 from polyturn.policies.embedded import embedded_model
 from polyturn.policies.local import Local
+from polyturn.policies.sampler.attention import NAME, attention
 from polyturn.policies.sampler.driven import Driven
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.weights import twin_of
@@ -181,18 +184,44 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def growth(dtype: Any, layers: int | None, work: Work, report: Report) -> None:
-    """Seconds per new id (shown or written, each once) at 6 and at 24 turns."""
-    found = {}
+    """Seconds per new id (shown or written, each once) at 6 and at 24 turns, of all and beside attention, whose work
+    grows with the length of the path."""
+    whole, beside = {}, {}
     for turns in (6, 24):
         ours = Ours(dtype, Work(groups=work.groups, rollouts=work.rollouts, turns=turns), layers)
         written = ours.run(CONCURRENCY[-1])
-        seconds = min(_seconds(partial(ours.run, CONCURRENCY[-1])) for _ in range(2))
+        with attending() as attended:
+            runs = []
+            for _ in range(2):
+                before = attended[0]
+                runs.append((_seconds(partial(ours.run, CONCURRENCY[-1])), attended[0] - before))
+        seconds, spent = min(runs)
         stats = ours.policy.stats
         new = written + work.groups * (work.prompt + work.rollouts * (turns - 1) * work.observation)
-        found[turns] = seconds / new
-        report.row("growth", f"{dtype}, {turns} turns", seconds, new, 1e6 * found[turns], stats.restarted)
+        whole[turns], beside[turns] = seconds / new, (seconds - spent) / new
+        report.row("growth", f"{dtype}, {turns} turns", seconds, new, 1e6 * whole[turns], 1e6 * beside[turns],
+                   stats.restarted)  # fmt: skip
         ours.policy.close()
-    report.limits[f"growth 6 to 24 turns {dtype}"] = found[6] / found[24]
+    report.limits[f"growth 6 to 24 turns {dtype}"] = whole[6] / whole[24]
+    report.limits[f"growth 6 to 24 turns {dtype} beside attention"] = beside[6] / beside[24]
+
+
+@contextmanager
+def attending() -> Iterator[list[float]]:
+    """The seconds that engines spend in attention, caches included, while it is open: the one entry of a list."""
+    seconds = [0.0]
+
+    def timed(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        found = attention(*given, **named)
+        seconds[0] += time.perf_counter() - began
+        return found
+
+    AttentionInterface.register(NAME, timed)
+    try:
+        yield seconds
+    finally:
+        AttentionInterface.register(NAME, attention)
 
 
 # ---------------------------------------------------------------- the command
@@ -238,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     command = "python -m benchmarks.rollout " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Report("rollouts: reference episodes, environment at no cost", command, ("transformers",))
     if "growth" in arguments.only and not arguments.profile:
-        report.row("growth", "case", "s", "new ids", "µs per new id", "restarted")
+        report.row("growth", "case", "s", "new ids", "µs per new id", "beside attention", "restarted")
     for dtype in arguments.dtype or ("float32", "bfloat16"):
         if arguments.profile:
             tell_shares(dtype, arguments.layers, work, report)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import resource
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -28,23 +30,31 @@ def keep_freed_memory() -> bool:
 
 @dataclass
 class FreedMemory:
-    """Gives freed blocks back to the system, once the process has grown by ``above`` bytes since it last did.
+    """Gives freed blocks back to the system, once the process has grown by ``above`` bytes since it last did, or
+    ``every_s`` seconds have gone.
 
     What one thread keeps (the learner after an update) another cannot use (the sampler's engine), so that a run would
-    come to hold the peak of both. To fetch blocks again costs a tenth of a small model's run, so little growth is left.
+    come to hold the peak of both, and over hours more: blocks lie scattered. To fetch blocks again after every update
+    costs a tenth of a small model's run, so little growth is left for half a minute.
     """
 
     above: int = 192 * 2**20
+    every_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
     resident: int = 0
     """Bytes in memory after the last time."""
+    at: float = 0.0
+    """When that was."""
 
     def give_back(self) -> bool:
-        """True if freed blocks of all threads went back; False where the process has not grown by so much, or the C
-        library has no such call. Costs some milliseconds for each gigabyte."""
-        if platform.libc_ver()[0] != "glibc" or resident_bytes() - self.resident <= self.above:
+        """True if freed blocks of all threads went back; False where it is not yet time, or the C library has no such
+        call. Costs some milliseconds for each gigabyte."""
+        if platform.libc_ver()[0] != "glibc":
+            return False
+        if resident_bytes() - self.resident <= self.above and self.clock() - self.at < self.every_s:
             return False
         ctypes.CDLL(None).malloc_trim(0)
-        self.resident = resident_bytes()
+        self.resident, self.at = resident_bytes(), self.clock()
         return True
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+
+from polyturn.learn.memory import FreedMemory
 
 CODE = """
 import resource, sys
@@ -61,3 +64,16 @@ def test_what_the_threads_keep_is_given_back_after_the_last_pass() -> None:
         assert kept > 250 * 2**20 and left < 50 * 2**20, (kept, left)
     else:
         assert not told
+
+
+def test_little_growth_goes_back_after_a_while() -> None:
+    now = [100.0]
+    freed = FreedMemory(above=2**60, every_s=30.0, clock=lambda: now[0])
+    if not freed.give_back():  # nothing was given back yet, so it is time
+        assert sys.platform != "linux" or platform.libc_ver()[0] != "glibc"
+        return
+    found = []
+    for seconds in (0.0, 29.0, 1.0, 1.0, 30.0):
+        now[0] += seconds
+        found.append(freed.give_back())
+    assert found == [False, False, True, False, True]
