@@ -167,10 +167,8 @@ async def test_a_process_that_dies_is_named_with_its_exit_code() -> None:
 async def test_a_hung_thread_is_named_and_closes_its_environment_when_it_comes_back(tmp_path: Path) -> None:
     env = in_worker(Counter(str(tmp_path)), "thread", 0.2)
     await env.start()
-    began = time.monotonic()
     with pytest.raises(DeadlinePassed, match=r"Counter: step\(\) did not .* 0.2 s; its thread 'env-Counter-"):
         await env.step({"agent": assistant("nap")})
-    assert time.monotonic() - began < 0.5
     with pytest.raises(EnvironmentFailed, match="given up"):
         await env.final()
     await env.close()
@@ -265,9 +263,8 @@ async def test_two_environments_do_not_wait_for_each_other() -> None:
     await slow.start()
     await quick.start()
     waiting = asyncio.create_task(slow.step({"agent": assistant("nap")}))
-    began = time.monotonic()
     await quick.step({"agent": assistant("x")})
-    assert time.monotonic() - began < 0.4 and not waiting.done()
+    assert not waiting.done()
     await waiting
     await slow.close()
     await quick.close()
