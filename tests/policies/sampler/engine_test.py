@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -91,3 +93,20 @@ async def test_publish_waits_for_replies_at_work() -> None:
     late = await policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=2))
     assert ((await task).version, late.version) == (0, 1)
     policy.close()
+
+
+def test_who_publishes_and_an_engine_without_work_let_their_threads_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[str] = []
+    for place in ("polyturn.policies.local", "polyturn.policies.sampler.engine"):
+        monkeypatch.setattr(f"{place}.let_go", lambda: gone.append(threading.current_thread().name))
+    here = threading.current_thread().name
+    policy = tiny_local(tiny_model())
+    assert here in gone
+    gone.clear()
+    policy.publish(1)
+    assert gone.count(here) == 1
+    until = time.monotonic() + 30
+    while "sampler-main" not in gone and time.monotonic() < until:
+        time.sleep(0.01)
+    policy.close()
+    assert "sampler-main" in gone
