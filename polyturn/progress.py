@@ -41,8 +41,13 @@ class Progress(Protocol):
         """One dialogue to look at, as far as it is played; later calls replace it."""
         ...
 
-    def note(self, text: str) -> None: ...
-    def close(self) -> None: ...
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+        ...
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -124,6 +129,7 @@ class Board:
                 self.others[key] = value
 
     def show(self, played: Episode | Sequence[Message]) -> None:
+        """A dialogue replaces the last one."""
         self.messages, self.title = dialogue(played)
 
     def left_s(self) -> float | None:

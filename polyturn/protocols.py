@@ -76,10 +76,21 @@ class Env(Protocol):
     """One play of one task; single use. May also have ``async save() -> bytes`` for ``start(state)``; without it a
     copy is made by replay of the replies."""
 
-    async def start(self, state: bytes | None = None) -> Step: ...
-    async def step(self, replies: Mapping[Seat, Message]) -> Step: ...
-    async def final(self) -> Mapping[str, Any]: ...
-    async def close(self) -> None: ...
+    async def start(self, state: bytes | None = None) -> Step:
+        """The opening, or what is asked where a saved state stood; called once, before anything else."""
+        ...
+
+    async def step(self, replies: Mapping[Seat, Message]) -> Step:
+        """What follows from the replies of all seats that were asked last."""
+        ...
+
+    async def final(self) -> Mapping[str, Any]:
+        """What verifiers may read of the end (JSON values, stored with the episode); once, after the last step."""
+        ...
+
+    async def close(self) -> None:
+        """Frees what the play holds; called once, whatever happened before."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +132,13 @@ class Suite(Protocol):
         """The tasks of ``"train"`` (may be endless) or ``"test"`` (finite, held out)."""
         ...
 
-    async def make(self, task: Task, seed: int) -> Env: ...
-    async def close(self) -> None: ...
+    async def make(self, task: Task, seed: int) -> Env:
+        """A fresh play of a task; the same seed gives the same world."""
+        ...
+
+    async def close(self) -> None:
+        """Ends what the plays shared; none of them is open any more."""
+        ...
 
 
 Answer: TypeAlias = Callable[[Ask], Message]
@@ -168,7 +184,10 @@ class Policy(Protocol):
     limit: int
     """The longest prompt and reply together, in tokens."""
 
-    def info(self) -> PolicyInfo: ...
+    def info(self) -> PolicyInfo:
+        """What the record keeps of it: model, weights, template, as they are now."""
+        ...
+
     def count(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         """Tokens of the prompt that these messages make."""
         ...
@@ -225,7 +244,9 @@ class View:
 class Context(Protocol):
     """From an agent's log to a view: a pure function of the log, or calls that are turns."""
 
-    async def view(self, history: Sequence[Message], desk: Desk) -> View: ...
+    async def view(self, history: Sequence[Message], desk: Desk) -> View:
+        """What is shown next of the agent's log so far, its oldest message first."""
+        ...
 
 
 @runtime_checkable
@@ -233,8 +254,13 @@ class Toolbox(Protocol):
     """Agent-side tools; calls by other names go to the environment. May also have ``async open()``, awaited before the
     tools are asked for, and ``async close()``, awaited when the episode ends; one toolbox serves one episode then."""
 
-    def tools(self) -> tuple[Tool, ...]: ...
-    async def call(self, call: Call) -> Message: ...
+    def tools(self) -> tuple[Tool, ...]:
+        """What may be called, as the policy is told."""
+        ...
+
+    async def call(self, call: Call) -> Message:
+        """The answer to one call, of role ``tool``; what the tool cannot do is an answer too."""
+        ...
 
 
 # ---------------------------------------------------------------- running and learning
@@ -283,7 +309,9 @@ class Verifier(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Under which the record keeps its scores."""
+        ...
 
     async def __call__(self, groups: Sequence[Group]) -> Scores: ...
 
@@ -292,8 +320,13 @@ class Verifier(Protocol):
 class Curriculum(Protocol):
     """Decides what is played."""
 
-    def propose(self, iteration: int) -> Sequence[Match]: ...
-    def observe(self, groups: Sequence[Group]) -> None: ...
+    def propose(self, iteration: int) -> Sequence[Match]:
+        """What is played in an iteration."""
+        ...
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Told of what was played, with its scores, before the next proposal."""
+        ...
 
 
 @runtime_checkable
@@ -304,7 +337,9 @@ class Witness(Protocol):
         """A turn as soon as it is sampled, with the messages and spans that are new to its trajectory, by index."""
         ...
 
-    def episode(self, episode: Episode) -> None: ...
+    def episode(self, episode: Episode) -> None:
+        """An episode that has ended, well or not."""
+        ...
 
 
 @runtime_checkable
@@ -315,29 +350,47 @@ class Recorder(Protocol):
         """A turn as soon as it is sampled, with the messages and spans that are new to its trajectory, by index."""
         ...
 
-    def episode(self, episode: Episode) -> None: ...
-    def scores(self, verifier: str, scores: Scores) -> None: ...
+    def episode(self, episode: Episode) -> None:
+        """An episode that has ended, well or not; its turns were recorded before."""
+        ...
+
+    def scores(self, verifier: str, scores: Scores) -> None:
+        """What a verifier gave to episodes that were recorded."""
+        ...
+
     def unscored(self, verifier: str, failed: Mapping[str, tuple[str, str]]) -> None:
         """Episodes that the verifier could not score: id -> (reason in a line, traceback). They end in an error."""
         ...
 
-    def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
-    def metrics(self, iteration: int, values: Mapping[str, float], *, stage: str = "") -> None: ...
+    def credit(self, iteration: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The credit of one update, a row a span (:func:`polyturn.record.credit.credit_rows` makes them)."""
+        ...
+
+    def metrics(self, iteration: int, values: Mapping[str, float], *, stage: str = "") -> None:
+        """Numbers of an iteration (from 0) of a stage, by name."""
+        ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
     """Anything with memory. The state is JSON values and arrays; a checkpoint is a mapping of such states."""
 
-    def state(self) -> Mapping[str, Any]: ...
-    def restore(self, state: Mapping[str, Any]) -> None: ...
+    def state(self) -> Mapping[str, Any]:
+        """All that it remembers, apart from later changes."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Remembers what the state holds, and nothing of before."""
+        ...
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """Vectors for retrieval, one row per item."""
 
-    async def encode(self, parts: Sequence[str]) -> FloatArray: ...
+    async def encode(self, parts: Sequence[str]) -> FloatArray:
+        """[parts, size]: a vector for each text."""
+        ...
 
 
 Filter: TypeAlias = Callable[[Sequence[Group]], Sequence[Group]]

@@ -134,7 +134,7 @@ def refuse_ranks(order: Order) -> None:
     if order.ranks > 1 and not order.recipe.ranks:
         able = [name for name in shipped() if load(name).ranks]
         raise BadInput(f"{order.subject} learns in one process: it does not say RANKS = True, which promises that its "
-                       f"learners are made by run.learner; leave out --ranks, or take {' or '.join(able)}")
+                       f"learners are made by run.learner; leave out --ranks, or take one of {', '.join(able)}")
 
 
 def unused(folder: Path) -> Path:

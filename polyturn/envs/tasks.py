@@ -207,6 +207,7 @@ class FileTasks:
 
 
 def rounds(name: str, tasks: Sequence[Task]) -> Iterator[Task]:
+    """The tasks without end, each lap in an order of its own that the name and the number of the lap fix."""
     for lap in count():
         yield from (tasks[index] for index in generator("from_file", name, lap).permutation(len(tasks)))
 

@@ -359,6 +359,7 @@ def spread(tally: Tally, batch: Batch, count: int) -> Measured:
 
 
 def refuse_broken(tokens: Tokens, column: Mapping[str, FloatArray]) -> None:
+    """Raises: NotFinite where a measured column holds NaN or infinity, with the place of the first."""
     for name, values in column.items():
         if not np.isfinite(values).all():
             worst = int(np.argmin(np.isfinite(values)))
@@ -366,4 +367,5 @@ def refuse_broken(tokens: Tokens, column: Mapping[str, FloatArray]) -> None:
 
 
 def floats(values: Tensor) -> FloatArray:
+    """A tensor as a float64 array."""
     return values.double().cpu().numpy()

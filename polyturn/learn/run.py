@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from polyturn.errors import BadInput
 from polyturn.learn import checkpoint
 from polyturn.learn.learner import Learner
@@ -23,6 +21,7 @@ from polyturn.record.write import RunRecorder
 
 if TYPE_CHECKING:
     from polyturn.learn.ranks.group import Ranks
+    from polyturn.policies.local import Local
 
 
 @dataclass
@@ -75,15 +74,16 @@ class Run:
         """(stage, number of its iterations that are done) of the checkpoint that was found; None without one."""
         return None if self._found is None else (str(self._found["stage"]), int(self._found["done"]))
 
-    def learner(self, model: nn.Module, **options: Any) -> Learns:
-        """A learner of the model, in this process or over the run's ranks; ``options`` are those of
-        :class:`polyturn.learn.learner.Learner`. Over ranks it takes the place of the one before, and the model's
-        weights of now; make it when its stage begins."""
+    def learner(self, policy: Local, *, lr: float, **options: Any) -> Learns:
+        """A learner of the policy's model, in its numbers, in this process or over the run's ranks; ``options`` are
+        those of :class:`polyturn.learn.learner.Learner`. Over ranks it takes the place of the one before, and the
+        model's weights of now; make it when its stage begins."""
+        dtype = None if policy.dtype == "float32" else policy.dtype
         if self.ranks is None:
-            return Learner(model, **options)
+            return Learner(policy.model, lr=lr, dtype=dtype, **options)
         from polyturn.learn.ranks.learner import RankedLearner
 
-        return RankedLearner(self.ranks, model, **options)
+        return RankedLearner(self.ranks, policy.model, lr=lr, dtype=dtype, **options)
 
     def save(self, stage: str, done: int, parts: Mapping[str, Stateful]) -> None:
         """Replaces the checkpoint by the states of ``parts`` after ``done`` iterations of ``stage``."""

@@ -15,7 +15,7 @@ A recipe is a module with
   each other setting the values that will do, ``()`` = any but an empty one, as 0. ``polyturn run`` refuses a setting
   that would do nothing, and says which.
 - optional ``PROCESSES = True``: its decoupled training may have episodes played by other processes (``--processes``).
-- optional ``RANKS = True``: says that every learner is made by ``run.learner(model, lr=...)`` when its stage
+- optional ``RANKS = True``: says that every learner is made by ``run.learner(policy, lr=...)`` when its stage
   begins, and no two are used in turns; then ``polyturn run --ranks N`` may put it on several processes.
 - optional ``text(results)``: what ``polyturn run`` prints at the end, e.g. a table.
 

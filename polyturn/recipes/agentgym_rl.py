@@ -22,7 +22,6 @@ from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.trials import score_of
 from polyturn.learn.curriculum import Mixture, Share, StepBudget
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
@@ -100,6 +99,7 @@ NEEDS = (
     (("every",), {"arm": ("scaled",)}),
     (("warm_lr",), {"warm_updates": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -114,7 +114,7 @@ async def main(settings: Settings, run: Run) -> None:
         await imitate(settings, run, model)
         if run.at is None or run.at[0] == "warm":
             run.keep(before=await rated(settings, run, model, "before"))
-        stage, budget = stage_of(settings, model)
+        stage, budget = stage_of(settings, run, model)
         await train(run, stage, save_every=settings.save_every, enough=budget.is_spent)
         after = await rated(settings, run, model, "after")
     finally:
@@ -185,16 +185,11 @@ async def imitate(settings: Settings, run: Run, model: Local) -> None:
     rule = imitation()
     await train(run, Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
-        model, learner_of(model, settings.warm_lr), rule, settings.warm_updates, pool=Pool(settings.concurrency),
+        model, run.learner(model, lr=settings.warm_lr), rule, settings.warm_updates, pool=Pool(settings.concurrency),
     ))
 
 
-def learner_of(model: Local, lr: float, **more: Any) -> Learner:
-    """A learner of all weights."""
-    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype, **more)
-
-
-def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget]:
+def stage_of(settings: Settings, run: Run, model: Local) -> tuple[Stage, StepBudget]:
     """The one stage of training, and its budget of environment steps, which ends it: its iterations are only the most
     that the budget allows, for a play takes at least one step."""
     suite, seat, first = suite_of(settings), "agent", settings.warm_updates * settings.rollouts
@@ -206,7 +201,7 @@ def stage_of(settings: Settings, model: Local) -> tuple[Stage, StepBudget]:
     scaling = ScalingHorizon(Mixture((share,), settings.seed, first=first), horizons_of(settings), settings.every)
     budget = StepBudget(scaling, settings.env_steps)
     heads = ("value",) if settings.estimator == "gae" else ()
-    learner = learner_of(model, settings.lr, heads=heads, reference="initial" if settings.kl else None)
+    learner = run.learner(model, lr=settings.lr, heads=heads, reference="initial" if settings.kl else None)
     stage = Stage(
         "learn", budget, {"main": model}, model, learner, rule_of(settings),
         settings.env_steps // (settings.groups * settings.rollouts) + 1, pool=Pool(settings.concurrency),

@@ -22,7 +22,6 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture
 from polyturn.learn.epochs import Epochs
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, train
 from polyturn.learn.run import Run
 from polyturn.methods.agents.codeact import (
@@ -118,6 +117,7 @@ class Settings:
 NEEDS = (
     (("kept_replies",), {"mix": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -290,7 +290,6 @@ class _Work:
             stored = islice(talk.tasks("train"), len(self.learned))
             matches = [Match(talk, task, speaker(task), train=AGENT) for task in stored]
             portions.append(Epochs(await self._shown("everyday", matches), mix * settings.tokens, seed))
-        dtype = None if self.model.dtype == "float32" else self.model.dtype
 
         def rule(i: int) -> Rule:
             def portion(groups: Sequence[Group]) -> Sequence[Group]:
@@ -299,7 +298,7 @@ class _Work:
             return imitation(filters=(portion,))
 
         stage = Stage(
-            "imitate", Mixture(()), {}, self.model, Learner(self.model.model, lr=settings.lr, dtype=dtype), rule,
+            "imitate", Mixture(()), {}, self.model, self.run.learner(self.model, lr=settings.lr), rule,
             settings.updates, lr=lambda i: settings.lr * min(1.0, (i + 1) / settings.warm_up),
         )
         await train(self.run, stage, save_every=settings.save_every)

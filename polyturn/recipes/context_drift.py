@@ -25,7 +25,6 @@ from polyturn.evaluate.benchmark import Result, evaluate
 from polyturn.evaluate.stats import Estimate, clustered_mean, paired_difference
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.methods.diagnosis.context_drift import (
@@ -107,6 +106,7 @@ NEEDS = (
     (("noise",), {"reference": ("second",), "reference_model": ("",)}),
     (("warm_lr",), {"warm_updates": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -247,10 +247,9 @@ async def _imitate(settings: Settings, run: Run, model: Local) -> None:
 
     share = Share(suite, cast, frozenset({"agent"}), 8, 1)
     rule = imitation()
-    dtype = None if model.dtype == "float32" else model.dtype
     stage = Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
-        model, Learner(model.model, lr=settings.warm_lr, dtype=dtype), rule, settings.warm_updates, pool=Pool(),
+        model, run.learner(model, lr=settings.warm_lr), rule, settings.warm_updates, pool=Pool(),
     )
     await train(run, stage)
 

@@ -218,8 +218,7 @@ async def stored(settings: Settings, run: Run, model: Local) -> list[tuple[Episo
 
 def learner_of(settings: Settings, run: Run, model: Local, lr: float) -> Learns:
     """A learner of all weights."""
-    return run.learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype,
-                       reference="initial" if settings.kl else None)
+    return run.learner(model, lr=lr, reference="initial" if settings.kl else None)
 
 
 def stage_of(settings: Settings, run: Run, model: Local) -> tuple[Stage, StepBudget, Experience]:

@@ -22,7 +22,6 @@ from polyturn.errors import BadInput
 from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.methods.learning.epo import EntropyHistory, epo_rule
@@ -98,6 +97,7 @@ NEEDS = (
     (("low", "high", "alpha", "scope"), {"arm": ("hinge", "hinge_phase", "official")}),
     (("warm_lr",), {"warm_updates": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -176,7 +176,7 @@ async def imitate(settings: Settings, run: Run, model: Local, suite: Any) -> Non
     policy = Dictated(name="main", chat=model.chat)
     await train(run, Stage(
         "warm", Mixture((share,), derive("warm", settings.seed)), {"main": policy}, model,
-        learner_of(model, settings.warm_lr), rule, settings.warm_updates,
+        run.learner(model, lr=settings.warm_lr), rule, settings.warm_updates,
     ))
 
 
@@ -191,13 +191,8 @@ async def learn(settings: Settings, run: Run, model: Local, suite: Any) -> None:
     share = share_of(settings, suite, lambda task: player(settings))
     await train(run, Stage(
         "learn", Mixture((share,), settings.seed, first=settings.warm_updates * settings.rollouts), policies, model,
-        learner_of(model, settings.lr), rule, settings.iterations, memory={"history": history},
+        run.learner(model, lr=settings.lr), rule, settings.iterations, memory={"history": history},
     ))
-
-
-def learner_of(model: Local, lr: float) -> Learner:
-    """A learner of all weights."""
-    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype)
 
 
 def share_of(settings: Settings, suite: Any, make: Any) -> Share:

@@ -200,10 +200,9 @@ class _Work:
         return Share(self.suite, cast, frozenset(free_seats(self.suite, first)), groups, rollouts)
 
     async def _train(self, name: str, share: Share, policy: Policy, rule: Rule, updates: int, lr: float) -> None:
-        dtype = None if self.model.dtype == "float32" else self.model.dtype
         memory = {"credit": rule.advantage} if isinstance(rule.advantage, RoleBaseline) else {}
         stage = Stage(
             name, Mixture((share,), self.settings.seed), {"main": policy}, self.model,
-            self.run.learner(self.model.model, lr=lr, dtype=dtype), rule, updates, pool=Pool(), memory=memory,
+            self.run.learner(self.model, lr=lr), rule, updates, pool=Pool(), memory=memory,
         )
         await train(self.run, stage, save_every=self.settings.save_every)

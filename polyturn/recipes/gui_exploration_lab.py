@@ -26,7 +26,6 @@ from polyturn.errors import BadInput
 from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, stretch
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.policy_gradient import policy_gradient
@@ -112,6 +111,7 @@ NEEDS = (
     (("steps", "rollouts", "temperature", "lr"), {"arm": ("st_rl", "mt_rl")}),
     (("tasks", "top_k", "goal", "steps", "rollouts", "temperature", "lr"), {"iterations": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -245,7 +245,7 @@ class _Work:
             return
         stage = Stage(
             name, Mixture((share,), derive("gui_exploration_lab", name, self.settings.seed), first=first),
-            {"main": policy}, self.model, Learner(self.model.model, lr=lr), rule, updates,
+            {"main": policy}, self.model, self.run.learner(self.model, lr=lr), rule, updates,
             lr=lambda i: lr_at(i, updates, lr=lr),
         )
         await train(self.run, stage, save_every=self.settings.save_every)

@@ -23,7 +23,6 @@ from polyturn.envs.search import HOW, Search, make_world, search
 from polyturn.evaluate.benchmark import Result, evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
@@ -112,6 +111,7 @@ NEEDS = (
     (("gamma",), {"arm": ("igpo", "igpo_joint", "igpo_log")}),
     (("skill", "warm_lr"), {"warm_updates": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -160,7 +160,7 @@ async def imitate(settings: Settings, run: Run, model: Local, suite: Search) -> 
     share = Share(suite, cast, frozenset({"agent"}), settings.groups * settings.rollouts, 1)
     stage = Stage(
         "warm", Mixture([share], derive("igpo warm", settings.seed)), {"main": Dictated(name="main", chat=model.chat)},
-        model, learner_of(model, settings.warm_lr), imitation(), settings.warm_updates,
+        model, run.learner(model, lr=settings.warm_lr), imitation(), settings.warm_updates,
     )
     await train(run, stage, save_every=settings.save_every)
 
@@ -192,7 +192,7 @@ async def reinforce(settings: Settings, run: Run, model: Local, suite: Search) -
         credit = partial(credit, gamma=settings.gamma)
     stage = Stage(
         "search", Mixture([share], derive("igpo", settings.seed)), {"main": model}, model,
-        learner_of(model, settings.lr, reference="initial" if settings.kl else None),
+        run.learner(model, lr=settings.lr, reference="initial" if settings.kl else None),
         Rule(credit, token_mean, loss_of(settings), on_policy=True, proportional=not settings.kl), settings.iterations,
         verifiers=verifiers_of(model),
     )
@@ -215,11 +215,6 @@ def loss_of(settings: Settings) -> Loss:
     if not settings.kl:
         return policy_gradient
     return partial(with_term, main=policy_gradient, term=kl, coefficient=settings.kl)
-
-
-def learner_of(model: Local, lr: float, *, reference: Literal["initial"] | None = None) -> Learner:
-    """A learner of the model's weights."""
-    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype, reference=reference)
 
 
 # ---------------------------------------------------------------- what it came to

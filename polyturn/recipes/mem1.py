@@ -25,7 +25,6 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_text
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.methods.context.mem1 import ConstantState, hint_text, mem1_rule, peak_context
@@ -97,6 +96,7 @@ class Settings:
 NEEDS = (
     (("warm_episodes", "warm_lr", "keep"), {"warm_updates": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -291,7 +291,7 @@ class _Work:
     async def _train(self, name: str, share: Share, policy: Policy, rule: Rule, updates: int, lr: float) -> None:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), {"main": policy}, self.model,
-            Learner(self.model.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
+            self.run.learner(self.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
             lr=None if name == "learn" else partial(falling, lr, updates),
         )
         await train(self.run, stage, save_every=self.settings.save_every)

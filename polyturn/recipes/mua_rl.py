@@ -23,7 +23,6 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.weighting import token_mean
@@ -97,6 +96,7 @@ NEEDS = (
     (("careless", "warm_episodes", "warm_lr"), {"warm_updates": ()}),
     (("iterations", "groups", "rollouts", "lr", "kl"), {"arm": ("live", "fixed")}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -258,11 +258,10 @@ class _Work:
     async def _train(
         self, name: str, share: Share, policies: Mapping[str, Policy], rule: Rule, updates: int, learning: Learning
     ) -> None:
-        dtype = None if self.model.dtype == "float32" else self.model.dtype
         reference: Any = "initial" if learning.reference else None
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), policies, self.model,
-            Learner(self.model.model, lr=learning.lr, dtype=dtype, reference=reference), rule, updates, pool=Pool(),
+            self.run.learner(self.model, lr=learning.lr, reference=reference), rule, updates, pool=Pool(),
         )
         await train(self.run, stage)
 

@@ -22,7 +22,7 @@ from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.study import Study
 from polyturn.learn.account import account_of
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
+from polyturn.learn.learns import Learns
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
 from polyturn.learn.run import Run
 from polyturn.learn.split import split_gaps
@@ -101,6 +101,7 @@ NEEDS = (
     (("beta", "renew", "nll", "samples", "pairs", "lr"), {"rounds": ()}),
     (("sft_episodes", "sft_lr"), {"sft_updates": ()}),
 )
+RANKS = True
 
 
 STUDY = Study(
@@ -192,7 +193,7 @@ class _Work:
         stage = Stage(
             "sft", Mixture((share,), derive("sft", settings.seed)),
             {"main": Dictated(name="main", chat=self.model.chat)}, self.model,
-            Learner(self.model.model, lr=settings.sft_lr),
+            self.run.learner(self.model, lr=settings.sft_lr),
             imitation(), settings.sft_updates,
         )
         await train(self.run, stage, save_every=max(settings.sft_updates, 1))
@@ -200,7 +201,7 @@ class _Work:
     async def rounds(self) -> None:
         """Play, pair, one pass, and again."""
         settings, run = self.settings, self.run
-        learner = Learner(self.model.model, lr=settings.lr, reference="initial")
+        learner = run.learner(self.model, lr=settings.lr, reference="initial")
         learner.version = self.model.version
         done = 0
         if run.at is not None and run.at[0] == "rounds":
@@ -246,7 +247,7 @@ class _Work:
         scored = await score_matches(matches, groups, self.run.recorder)
         return scored, played_metrics(scored, time.monotonic() - started)
 
-    def _learned(self, learner: Learner, k: int, groups: Sequence[Group]) -> Metrics:
+    def _learned(self, learner: Learns, k: int, groups: Sequence[Group]) -> Metrics:
         """One pass over what round k gives to learn from."""
         settings = self.settings
         learner.reset_optimizer()
@@ -266,7 +267,7 @@ class _Work:
                 sums[name] = sums.get(name, 0.0) + value
         return sums
 
-    def _update(self, learner: Learner, k: int, part: Sequence[Group]) -> Metrics:
+    def _update(self, learner: Learns, k: int, part: Sequence[Group]) -> Metrics:
         settings = self.settings
         tokens = lay_out(part, "main")
         if settings.arm == "single_turn_dpo":

@@ -28,7 +28,6 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.tables import as_json, as_text, cells, paired_cells
 from polyturn.learn import checkpoint
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.policy_gradient import policy_gradient
@@ -92,6 +91,7 @@ class Settings:
 NEEDS = (
     (("groups", "rollouts", "lr"), {"iterations": ()}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -274,7 +274,7 @@ class Quickstart:
         settings = self.settings
         answers = demonstrator_of(settings.seed, settings.skill)
         shares = [self._share(suite, episodes, 1, answers) for suite in self.train_suites]
-        learner = self._learner(settings.warm_lr)
+        learner = self.run.learner(self.model, lr=settings.warm_lr)
         if first:
             learner.restore(checkpoint.load(self._stage1_end))
             learner.version = self.model.version
@@ -307,7 +307,8 @@ class Quickstart:
         rule = Rule(credit, family_mean, policy_gradient, proportional=True, on_policy=True)
         stage = Stage(
             name, Mixture(shares, derive("play", settings.seed)), {"main": self.model}, self.model,
-            self._learner(settings.lr), rule, settings.iterations, pool=self.pool, memory={"credit": credit},
+            self.run.learner(self.model, lr=settings.lr), rule, settings.iterations, pool=self.pool,
+            memory={"credit": credit},
         )
         await train(self.run, stage, save_every=settings.save_every)
 
@@ -318,10 +319,6 @@ class Quickstart:
             return {seat: chat_player(self.settings) for seat in suite.spec.seats}
 
         return Share(suite, cast, frozenset(suite.spec.seats), groups, rollouts)
-
-    def _learner(self, lr: float) -> Learner:
-        dtype = None if self.model.dtype == "float32" else self.model.dtype
-        return Learner(self.model.model, lr=lr, dtype=dtype)
 
     async def control(self, name: str) -> None:
         """Stage 1 continued, optimizer and all, for as many updates and about as many trained tokens as stage 2."""

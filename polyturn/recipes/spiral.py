@@ -28,7 +28,6 @@ from polyturn.evaluate.benchmark import evaluate
 from polyturn.evaluate.choices import reply_probabilities
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.losses.learned import Loss
@@ -112,6 +111,7 @@ NEEDS = (
     (("warm_lr",), {"warm_updates": ()}),
     (("measure_every",), {"games": ("both", "kuhn_poker")}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -163,15 +163,10 @@ async def imitate(settings: Settings, run: Run, model: Local, suites: Sequence[O
 
     stage = Stage(
         "warm", Mixture([share(suite) for suite in suites], derive("spiral warm", settings.seed)),
-        {"main": Dictated(name="main", chat=model.chat)}, model, learner_of(model, settings.warm_lr),
+        {"main": Dictated(name="main", chat=model.chat)}, model, run.learner(model, lr=settings.warm_lr),
         imitation(), settings.warm_updates,
     )
     await train(run, stage, save_every=settings.save_every)
-
-
-def learner_of(model: Local, lr: float) -> Learner:
-    """A learner of the model's weights."""
-    return Learner(model.model, lr=lr, dtype=None if model.dtype == "float32" else model.dtype)
 
 
 async def self_play(settings: Settings, run: Run, model: Local, suites: Sequence[OpenSpiel]) -> None:
@@ -194,7 +189,7 @@ async def self_play(settings: Settings, run: Run, model: Local, suites: Sequence
     kuhn = settings.games != "tic_tac_toe"
     stage = Stage(
         "self_play", Mixture([share(suite) for suite in suites], derive("spiral", settings.seed)), {"main": model},
-        model, learner_of(model, settings.lr),
+        model, run.learner(model, lr=settings.lr),
         Rule(credit, weighting, loss, updates=settings.updates, proportional=not settings.entropy), settings.iterations,
         pool=Pool(), memory={"credit": credit},
         verifiers=(GameReward({suite.spec.name: suite.game.max_utility() for suite in suites}),),

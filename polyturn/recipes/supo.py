@@ -25,7 +25,6 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
-from polyturn.learn.learner import Learner
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
 from polyturn.learn.run import Run
 from polyturn.methods.context.supo import supo_context, supo_rule
@@ -101,6 +100,7 @@ NEEDS = (
     (("summaries", "test_summaries"), {"arm": ("supo", "unmasked", "frozen")}),
     (("denominator",), {"arm": ("supo",)}),
 )
+RANKS = True
 
 
 async def main(settings: Settings, run: Run) -> None:
@@ -306,7 +306,7 @@ class _Work:
     ) -> None:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), policies, self.model,
-            Learner(self.model.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
+            self.run.learner(self.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
             lr=None if name == "learn" else partial(falling, lr, updates),
         )
         await train(self.run, stage, save_every=self.settings.save_every)

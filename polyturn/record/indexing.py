@@ -170,6 +170,7 @@ class Reader:
 
 
 def size_of(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
@@ -181,6 +182,7 @@ def _matched(pattern: re.Pattern[bytes], line: Line, path: Path) -> re.Match[byt
 
 
 def places_of(db: sqlite3.Connection, table: str, key: Sequence[Any]) -> list[tuple[int, int]]:
+    """(offset, size) of the rows of one play in a file, in its order."""
     rows = db.execute(f"select offset, size from {table} where attempt = ? and play = ? order by offset", tuple(key))
     return [(row[0], row[1]) for row in rows]
 

@@ -34,8 +34,13 @@ class TrackerFailed(PolyturnError, OSError):
 class Tracker(Protocol):
     """Where rows go."""
 
-    def row(self, step: int, at: float, values: Mapping[str, float]) -> None: ...
-    def close(self, status: str) -> None: ...
+    def row(self, step: int, at: float, values: Mapping[str, float]) -> None:
+        """Numbers of one step by name, told at a time in seconds since 1970."""
+        ...
+
+    def close(self, status: str) -> None:
+        """The run has ended, with this status."""
+        ...
 
 
 def export(

@@ -38,7 +38,9 @@ class Queue(Protocol):
         """The next rollout to play, as soon as there is one."""
         ...
 
-    def played(self, order: Order, episode: Episode, environment: str) -> None: ...
+    def played(self, order: Order, episode: Episode, environment: str) -> None:
+        """The rollout of an order has ended, well or not."""
+        ...
 
     async def lose(self, environment: str, why: str) -> None:
         """What the environment held was lost, and is to be played again."""

@@ -76,10 +76,12 @@ def test_held_out_tasks_are_rated_at_the_last_horizon_whatever_the_arm() -> None
     assert "did not come" in text({})
 
 
-def test_the_most_iterations_are_what_the_budget_allows() -> None:
+def test_the_most_iterations_are_what_the_budget_allows(tmp_path: Path) -> None:
+    run = Run(tmp_path, open_run(tmp_path, recipe="agentgym_rl"), make_progress(StringIO()))
     model = open_model("tiny", lambda: ["north south west east"])
     try:
-        stage, budget = stage_of(SMALL, model)
+        stage, budget = stage_of(SMALL, run, model)
     finally:
         model.close()
+        run.recorder.close()
     assert stage.iterations == 20 // 4 + 1 and budget.steps == 20

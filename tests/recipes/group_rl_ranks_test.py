@@ -82,7 +82,7 @@ async def test_two_ranks_make_the_run_of_one_process_and_either_goes_on_with_the
 def test_recipes_that_keep_their_learners_refuse_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["run", "archer", "--ranks", "2", "--folder", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "archer learns in one process" in said and "dart or group_rl" in said
+    assert "archer learns in one process" in said and "take one of agentgym_rl, codeact" in said
     assert command(["run", "group_rl", "--ranks", "0", "--folder", str(tmp_path / "run")]) == 2
     assert "--ranks is 0; expected at least 1" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -23,12 +23,17 @@ class Screen(Protocol):
         """Clicks a pixel; the index of the page that is open afterwards."""
         ...
 
-    async def elements(self) -> Seen: ...
+    async def elements(self) -> Seen:
+        """Names and centres of what can be clicked on the open page."""
+        ...
+
     async def picture(self) -> bytes:
         """The bytes of a PNG file."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """The play is over."""
+        ...
 
 
 class Engine:

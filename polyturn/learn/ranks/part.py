@@ -78,11 +78,12 @@ class Whole(nn.Module):
         self.model, self.heads, self.forest = forest.model, heads, forest
 
     def forward(self, part: Part) -> tuple[Tensor, ...]:
-        """``(logprob_N, entropy_N, value_R of each head in its order)``."""
+        """``(logprob_N, entropy_N, value_R of each head in its order)``, none of them a view: what shards the weights
+        hooks into outputs, and an operation in place on a view would lose that hook."""
         hidden_RH = self.forest.hidden(part.tree, part.node_R)
         hidden_NH = hidden_RH[: len(part.id_N)]
         read = self.forest.logprobs(hidden_NH, part.id_N, part.temperature_N, part.support)
-        return (*read, *(head(hidden_RH)[:, 0].clone() for head in self.heads.values()))
+        return tuple(each.clone() for each in (*read, *(head(hidden_RH)[:, 0] for head in self.heads.values())))
 
 
 def packed(head: Mapping[str, Any], arrays: Arrays) -> Tensor:

@@ -50,10 +50,22 @@ class Stepper(Protocol):
     name: str
     width: int
 
-    def admit(self, request: Request) -> bool: ...
-    def release(self, request: Request, broken: bool = False) -> None: ...
-    def drop(self) -> None: ...
-    def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]: ...
+    def admit(self, request: Request) -> bool:
+        """Takes a request on; False where it has to wait for room."""
+        ...
+
+    def release(self, request: Request, broken: bool = False) -> None:
+        """The request has ended; what a broken one has computed is not kept."""
+        ...
+
+    def drop(self) -> None:
+        """Forgets all that was computed, for the weights have changed."""
+        ...
+
+    def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
+        """One forward: the requests that reached the end of their ids, the logits of their last ids [R, V] in float32
+        (more rows may follow), and the requests that lost their place and must be admitted again."""
+        ...
 
 
 class Engine:

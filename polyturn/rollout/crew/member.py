@@ -59,7 +59,10 @@ NO_TASK: Final = Task("", "")
 class Pipe(Protocol):
     """A worker's way to its leader. It is called from several threads."""
 
-    def send(self, data: bytes) -> None: ...
+    def send(self, data: bytes) -> None:
+        """Hands a frame to the leader."""
+        ...
+
     def receive(self) -> bytes | None:
         """The next frame, waited for; None when there is no leader any more."""
         ...

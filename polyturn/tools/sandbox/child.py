@@ -134,6 +134,7 @@ class Kept:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
+        """Keeps of each line what still fits."""
         for line in lines:
             self.write(line)
 
@@ -141,6 +142,7 @@ class Kept:
         """Nothing waits."""
 
     def isatty(self) -> bool:
+        """It is no terminal."""
         return False
 
     def text(self) -> str:
