@@ -394,8 +394,9 @@ def test_imports_make_no_cycle() -> None:
 # ---------------------------------------------------------------- tests, README
 
 OWN_TESTS = {
-    "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "recipes/resume",
-    "rollout/chaos", "recipes/full_disk", "recipes/kill_chain", "rollout/deterministic", "security", "wheel",
+    "architecture", "chat_ledger", "chat_smollm2", "conftest", "proof", "proof_model", "recipes/full_disk",
+    "recipes/kill_chain", "recipes/ranks", "recipes/resume", "rollout/chaos", "rollout/deterministic", "security",
+    "wheel",
 }
 """Tests that mirror no module."""
 
