@@ -128,8 +128,8 @@ async def conduct(recipe: str, study: Study, plan: Plan) -> dict[str, Any]:
     finally:
         progress.close()
     found = results(recipe, study, tried, reported)
-    return {**found, "command": f"polyturn study {recipe}", "date": time.strftime("%Y-%m-%d"), "versions": versions(),
-            "code_sha256": plan.code_sha256, "seconds": round(time.monotonic() - started, 1)}
+    told = {"command": f"polyturn study {plan.recipe}", "date": time.strftime("%Y-%m-%d"), "versions": versions()}
+    return {**found, **told, "code_sha256": plan.code_sha256, "seconds": round(time.monotonic() - started, 1)}
 
 
 async def run_all(
@@ -229,11 +229,20 @@ def read_trial(folder: Path, trial: Trial, study: Study, plan: Plan) -> Trial:
     found = json.loads((folder / "results.json").read_text("utf-8"))
     outcome = found.get("outcome") or {}
     rows = read_metrics(folder) if study.curve else []
-    curve = tuple((row["iteration"], row["values"][study.curve]) for row in rows if study.curve in row["values"])
     return replace(
-        trial, outcome=outcome, curve=curve, seconds=round(float(found.get("seconds", 0.0)), 1),
+        trial, outcome=outcome, curve=curve_of(rows, study), seconds=round(float(found.get("seconds", 0.0)), 1),
         sha256=trial_hash(trial.settings, plan.code_sha256, outcome),
     )
+
+
+def curve_of(rows: Sequence[Mapping[str, Any]], study: Study) -> tuple[tuple[int, float], ...]:
+    """(iteration, value) of the study's curve; the iterations of a later stage go on where the stage before ended."""
+    told = [row for row in rows if study.curve in row["values"]]
+    points: list[tuple[int, float]] = []
+    for stage in study.stages or [row["stage"] for row in told[-1:]]:
+        first = points[-1][0] + 1 if points else 0
+        points += [(first + row["iteration"], row["values"][study.curve]) for row in told if row["stage"] == stage]
+    return tuple(points)
 
 
 def write(found: Mapping[str, Any], folder: Path) -> Path:

@@ -39,7 +39,10 @@ class Study:
     shares: tuple[str, ...] = ("success", "accuracy")
     """The names among the outcomes that lie in 0..1; so do their intervals."""
     curve: str = ""
-    """A metric of the record that is drawn over the iterations; empty = none."""
+    """A metric of the record that is drawn over the iterations of :attr:`stages`; empty = none."""
+    stages: tuple[str, ...] = ()
+    """The stages whose curve is drawn, one after another; empty = the last that tells it. A stage before it may have
+    told the same of what a script played."""
     higher: bool = True
     """Whether more of ``outcome`` is better."""
     choose: tuple[int, ...] = CHOOSE

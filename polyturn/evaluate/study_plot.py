@@ -11,6 +11,8 @@ from polyturn.record.charts import HEIGHT, WIDTH, Curve, Point, compact, line_ch
 
 COLOURS = ("#2563c9", "#d9730d", "#17875f", "#8646c4", "#b8326b", "#0f7f94", "#7a6a11", "#5b6472")
 _LEFT, _BOTTOM, _TOP = 44, 38, 34
+LETTER, ROW = 6.2, 14
+"""Width of a letter and height of a row of names, about."""
 
 
 def plot(found: Mapping[str, Any]) -> str:
@@ -21,9 +23,11 @@ def plot(found: Mapping[str, Any]) -> str:
         panels.append(curves)
     inner = "".join(f'<g transform="translate({i * (WIDTH + 24)} 0)">{p}</g>' for i, p in enumerate(panels))
     width = len(panels) * (WIDTH + 24) - 24
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT + 26}" width="{2 * width}" '
+    names, rows = legend(list(found["arms"]), width)
+    height = HEIGHT + 12 + ROW * rows
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{2 * width}" '
             f'role="img" aria-label="{escape(found["figure"])}">{_style()}'
-            f'<rect width="100%" height="100%" fill="#ffffff"/>{inner}</svg>\n')
+            f'<rect width="100%" height="100%" fill="#ffffff"/>{inner}{names}</svg>\n')
 
 
 def _style() -> str:
@@ -31,6 +35,18 @@ def _style() -> str:
     return (f"<style>{colours}.grid{{stroke:#e3e5e8}}.line{{fill:none;stroke-width:1.8}}"
             ".band{opacity:.15;stroke:none}text{font:11px system-ui,sans-serif;fill:#1d2129;stroke:none}"
             ".tick,.stage-name{fill:#6a7280}.point{opacity:.45;stroke:none}.range{stroke-width:2}</style>")
+
+
+def legend(arms: Sequence[str], width: float) -> tuple[str, int]:
+    """The names in their colours below the panels, and how many rows they take."""
+    parts, x, row = [], float(_LEFT), 0
+    for i, arm in enumerate(arms):
+        if x > _LEFT and x + LETTER * len(arm) > width:
+            x, row = float(_LEFT), row + 1
+        parts.append(f'<text class="arm" x="{x:.0f}" y="{HEIGHT + 20 + ROW * row}" '
+                     f'style="fill:{COLOURS[i % 8]}">{escape(arm)}</text>')
+        x += LETTER * len(arm) + 18
+    return "".join(parts), row + 1
 
 
 def points_panel(found: Mapping[str, Any]) -> str:
@@ -48,8 +64,9 @@ def points_panel(found: Mapping[str, Any]) -> str:
     parts += [f'<line class="grid" x1="{_LEFT}" x2="{WIDTH}" y1="{y(v)}" y2="{y(v)}"/><text class="tick" '
               f'x="{_LEFT - 6}" y="{y(v) + 3.5}" text-anchor="end">{compact(v)}</text>' for v in marks]
     room = (WIDTH - _LEFT) / len(arms)
+    named = max(map(len, arms)) * LETTER < room
     for place, (arm, row) in enumerate(arms.items()):
-        parts.append(_column(arm, row, outcome, (_LEFT + (place + 0.5) * room, place % 8), y))
+        parts.append(_column(arm if named else "", row, outcome, (_LEFT + (place + 0.5) * room, place % 8), y))
     return "".join(parts)
 
 
@@ -78,10 +95,8 @@ def curves_panel(found: Mapping[str, Any]) -> str:
             curves.append(Curve(arm, (tuple(band(seeds, share)),), colour % 8))
     if not curves:
         return ""
-    names = "".join(f'<text x="{_LEFT + 90 * i}" y="{HEIGHT + 20}" class="c{curve.colour}" style="fill:'
-                    f'{COLOURS[curve.colour]}">{escape(curve.name)}</text>' for i, curve in enumerate(curves))
-    chart = line_chart(curves, label=found["curve"])
-    return f'<text x="{_LEFT}" y="10">{escape(found["curve"])}</text>{chart.replace("<svg ", _sized, 1)}{names}'
+    chart = line_chart(curves, label=found["curve"]).replace("<svg ", _sized, 1)
+    return f'<text x="{_LEFT}" y="10">{escape(found["curve"])}</text>{chart}'
 
 
 _sized = f'<svg x="0" y="4" width="{WIDTH}" height="{HEIGHT}" '

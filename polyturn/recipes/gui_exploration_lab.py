@@ -54,6 +54,7 @@ STUDY = Study(
     outcome="success", baseline="sft",
     arms={"sft": {"arm": "sft"}, "st_rl": {"arm": "st_rl"}, "mt_rl": {"arm": "mt_rl"}},
     tried=({"lr": 5e-4}, {"lr": 1.5e-3}), more=("imitated", "reached", "static", "path", "train"), curve="learner/loss",
+    stages=("sft_longer", "st_rl", "mt_rl"),
     fixed={"model": "tiny", "brief": True, "branching": "4,2", "sft_updates": 100, "sft_tasks": 6, "sft_lr": 3e-3,
            "iterations": 40, "steps": 12, "temperature": 1.0, "test_tasks": 40, "save_every": 100},
     shares=("success", "imitated", "reached", "static", "path", "train"),

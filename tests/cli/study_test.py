@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polyturn.cli.main import main
-from polyturn.cli.study import effective, study_of, words
-from polyturn.evaluate.study import to_report
+from polyturn.cli.study import curve_of, effective, study_of, words
+from polyturn.evaluate.study import Study, to_report
 
 RECIPE = '''
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ class Settings:
 async def main(settings, run):
     if settings.fail:
         raise ValueError("broke")
+    for i in range(5):
+        run.recorder.metrics(i, {"score/x": 1.0, "y": 1.0}, stage="warm")
     for i in range(2):
-        run.recorder.metrics(i, {"score/x": settings.gain * i}, stage="s")
+        run.recorder.metrics(i, {"score/x": settings.gain * i}, stage="learn")
     run.keep(outcome={"score": settings.gain + settings.lr + settings.seed})
 '''
 
@@ -53,6 +56,26 @@ def test_a_study_runs_writes_and_is_not_run_twice(
     assert len(stamps) == 4
     assert main(["study", "mine.py", "--write", "out"]) == 0
     assert {path: path.stat().st_mtime_ns for path in Path("runs/study-mine").rglob("run.json")} == stamps
+
+
+def test_the_command_that_is_kept_runs_the_study_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path("own/mine.py").write_text(RECIPE)
+    assert main(["study", "own/mine.py", "--write", "out", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out.splitlines()[-1])["command"]
+    assert kept == "polyturn study own/mine.py" and main([*kept.split()[1:], "--write", "again"]) == 0
+
+
+def test_a_curve_is_of_the_last_stage_or_of_those_named_one_after_another() -> None:
+    rows = [{"stage": stage, "iteration": i, "values": {"y": float(len(stage) + i)} if i != 1 else {"z": 0.0}}
+            for stage in ("warm", "st", "learn") for i in range(3)]
+    study = Study(outcome="score", arms={"a": {}}, baseline="a", curve="y")
+    assert curve_of(rows, study) == ((0, 5.0), (2, 7.0))
+    assert curve_of(rows, replace(study, stages=("st", "learn"))) == ((0, 2.0), (2, 4.0), (3, 5.0), (5, 7.0))
+    assert curve_of(rows, replace(study, curve="x")) == ()
 
 
 def test_what_does_nothing_for_an_arm_is_left_out_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

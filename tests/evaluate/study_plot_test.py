@@ -6,7 +6,8 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from polyturn.evaluate.study import results, to_choose, to_report
-from polyturn.evaluate.study_plot import band, plot
+from polyturn.evaluate.study_plot import LETTER, band, plot
+from polyturn.record.charts import WIDTH
 from tests.evaluate.study_test import STUDY, WORTH, played
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -30,6 +31,20 @@ def test_curves_are_drawn_where_they_were_recorded() -> None:
     found = results("x", study, played(to_choose(study), WORTH), reported)
     picture = ElementTree.fromstring(plot(found))
     assert len([line for line in picture.iter(f"{SVG}polyline") if "line" in line.get("class", "")]) == 2
+
+
+def test_the_names_of_many_arms_stand_inside_of_the_picture() -> None:
+    arms = {f"an arm with a name {i}": {"points": {"y": {"0": 0.5, "1": 0.5}}, "curves": {"0": [[0, 0.1], [1, 0.2]]},
+            "means": {"y": {"mean": 0.5, "low": 0.4, "high": 0.6}}} for i in range(7)}
+    found = {"outcome": "y", "arms": arms, "seeds": [0, 1], "curve": "score/x", "figure": "y"}
+    picture = ElementTree.fromstring(plot(found))
+    names = [text for text in picture.iter(f"{SVG}text") if text.get("class") == "arm"]
+    assert [text.text for text in names] == list(arms)
+    assert not [text for text in picture.iter(f"{SVG}text") if text.text in arms and text not in names]
+    height = float(picture.get("viewBox", "").split()[-1])
+    assert {text.get("y") for text in names} == {"204", "218"} and height > 222
+    ends = [float(text.get("x", "")) + LETTER * len(text.text or "") for text in names]
+    assert max(ends) < 2 * WIDTH + 24 and len({text.get("x") for text in names}) > 3
 
 
 def test_a_band_takes_the_iterations_that_all_seeds_have() -> None:
