@@ -1,9 +1,9 @@
 """Attention of a token to its own path, as rectangles: a chain's causal triangle, and what descends from it x its keys.
 
-No mask is built and no key is copied, so time and memory grow with the pairs that exist. (On a GPU, where many small
-calls cost more than idle multiplications, each tree is one call with a mask.) The layout travels as the keyword
-argument ``forest`` of the model's forward; a call without it is untouched, so that a sampler may use the same model in
-another thread.
+No mask is built and no key is copied, so time and memory grow with the pairs that exist. (A GPU, on which many small
+calls are slow, takes :mod:`polyturn.forest.packed`; windows and soft caps take masks.) The layout travels as the
+keyword argument ``forest`` of the model's forward; a call without it is untouched, so that a sampler may use the same
+model in another thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from polyturn.errors import BadInput
-from polyturn.forest import dense
+from polyturn.forest import dense, packed
 from polyturn.forest.layout import Layout
 
 PREFIX = "forest+"
@@ -34,8 +34,9 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *,
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
     if window is not None and window > int(layout.depth_U.max()):
         window = None
-    if window is None and softcap is None and query.device.type == "cpu" and value.shape[-1] == query.shape[-1]:
-        found: Tensor = _Blocks.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
+    known = supported(query.device, query.dtype, query.shape[-1]) and value.shape[-1] == query.shape[-1]
+    if window is None and softcap is None and known:
+        found: Tensor = _Attention.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
         return found
     heads = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(heads, 1), value.repeat_interleave(heads, 1)
@@ -84,30 +85,48 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *, scale: f
     return share.to(value.dtype) @ value
 
 
-class _Blocks(torch.autograd.Function):
-    """Tree attention as rectangles joined by their log-sum-exp.
+def supported(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Whether :func:`attend` knows heads of ``size`` numbers of this type there."""
+    return device.type == "cpu" or packed.fits(device, dtype, size)
 
-    With ``o_c, l_c`` = output and log-sum-exp over the keys of block c: ``l = log sum_c exp(l_c)`` and ``o = sum_c
-    exp(l_c - l) o_c``. Given ``l`` and ``o`` of the whole row, the gradient of a block needs that block only.
-    """
 
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> tuple[Tensor, ...]:
+    """The output [1, heads, U, D], and what :func:`attend_back` wants to have kept besides the inputs and it."""
+    if query.device.type == "cpu":
+        return blocks_forward(query, key, value, layout, scale)
+    return packed.forward(query, key, value, layout.packed(query.device), scale)
+
+
+def attend_back(slope: Tensor, saved: tuple[Tensor, ...], layout: Layout, scale: float) -> tuple[Tensor, ...]:
+    """The gradients by query, key and value, given that by the output; ``saved`` = query, key, value and what
+    :func:`attend` gave."""
+    if slope.device.type == "cpu":
+        return blocks_back(slope, saved, layout, scale)
+    return packed.backward(slope, saved, layout.packed(slope.device), scale)
+
+
+class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-        out, total = blocks_forward(query, key, value, layout, scale)
-        ctx.save_for_backward(query, key, value, out, total)
+        out, *kept = attend(query, key, value, layout, scale)
+        ctx.save_for_backward(query, key, value, out, *kept)
         ctx.layout, ctx.scale = layout, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        parts = blocks_back(grads[0], saved, ctx.layout, ctx.scale)
+        parts = attend_back(grads[0], saved, ctx.layout, ctx.scale)
         by_q, by_k, by_v = (part.to(like.dtype) for part, like in zip(parts, saved[:3], strict=True))
         return by_q, by_k, by_v, None, None
 
 
 def blocks_forward(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> tuple[Tensor, Tensor]:
-    """(output [1, heads, U, D], log-sum-exp of each row) as :class:`_Blocks` has them."""
+    """(output [1, heads, U, D], log-sum-exp of each row) from rectangles joined by their log-sum-exp.
+
+    With ``o_c, l_c`` = output and log-sum-exp over the keys of block c: ``l = log sum_c exp(l_c)`` and ``o = sum_c
+    exp(l_c - l) o_c``. Given ``l`` and ``o`` of the whole row, the gradient of a block needs that block only.
+    """
     q, k, v = _grouped(query, key, value)
     wide = torch.promote_types(q.dtype, torch.float32)
     out = _like_rows(q, wide)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polyturn.forest.attention import blocks_back, blocks_forward
+from polyturn.forest.attention import attend, attend_back, supported
 from polyturn.forest.layout import Layout
 from polyturn.forest.matrix import Matrix, Scale, as_matrix
 
@@ -54,12 +54,13 @@ class Gated:
 
 def fast_layer(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tensor, Tensor]) -> Tensor | None:
     """The layer's output [1, U, H], or None where it is not of this form."""
-    low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+    kind = hidden.device.type
+    low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     pieces = _pieces(layer, hidden, forest, rotation, low)
     if pieces is None:
         return None
     forest.windows[int(layer.self_attn.layer_idx)] = None
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(kind, enabled=False):
         first: Tensor = _Attend.apply(hidden[0], pieces[0], *pieces[0].tensors())  # type: ignore[no-untyped-call]
         found: Tensor = _Gate.apply(first, pieces[1], *pieces[1].tensors())  # type: ignore[no-untyped-call]
     return found
@@ -67,7 +68,7 @@ def fast_layer(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tenso
 
 def _pieces(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tensor, Tensor],
             low: torch.dtype) -> tuple[Attention, Gated] | None:  # fmt: skip
-    if _kind(layer) not in KINDS or hidden.dtype != torch.float32 or hidden.device.type != "cpu":
+    if _kind(layer) not in KINDS or hidden.dtype != torch.float32:
         return None
     attention, gated = layer.self_attn, layer.mlp
     if getattr(attention.config, "sliding_window", None) is not None or hidden.shape[0] != 1:
@@ -79,16 +80,26 @@ def _pieces(layer: Any, hidden: Tensor, forest: Layout, rotation: tuple[Tensor, 
     silu = type(gated.act_fn).__name__ in ("SiLU", "SiLUActivation")
     if None in own or None in three or None in norms or not silu:
         return None
-    cos, sin = (value[0].to(hidden.dtype) for value in rotation)
-    half = cos.shape[-1] // 2
     size = int(attention.head_dim)
-    if cos.shape[-1] != size or not torch.equal(cos[:, :half], cos[:, half:]):
+    halves = _halves(forest, rotation, hidden.dtype)
+    if halves is None or 2 * halves[0].shape[-1] != size or not supported(hidden.device, low, size):
         return None
     first = Attention(
-        norms[0], tuple(own), forest, float(attention.scaling), size,  # type: ignore[arg-type]
-        cos[:, :half].contiguous(), sin[:, :half].contiguous(),
+        norms[0], tuple(own), forest, float(attention.scaling), size, *halves,  # type: ignore[arg-type]
     )  # fmt: skip
     return first, Gated(norms[1], tuple(three))  # type: ignore[arg-type]
+
+
+def _halves(forest: Layout, rotation: tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """(cos, sin) [U, D / 2], or None where the halves of a head turn by different angles. Looked into once for all
+    layers, for a GPU is waited for."""
+    if id(rotation[0]) not in forest.rotations:
+        cos, sin = (value[0].to(dtype) for value in rotation)
+        half = cos.shape[-1] // 2
+        alike = torch.equal(cos[:, :half], cos[:, half:])
+        found = (cos[:, :half].contiguous(), sin[:, :half].contiguous()) if alike else None
+        forest.rotations[id(rotation[0])] = rotation, found
+    return forest.rotations[id(rotation[0])][1]
 
 
 def _kind(layer: Any) -> str:
@@ -140,19 +151,19 @@ class _Attend(torch.autograd.Function):
         normed, inverse = piece.norm(x, o_of.low)
         query, key = (_rotated(of(normed), piece, 1.0) for of in (q_of, k_of))
         value = _heads(v_of(normed), piece.size)
-        out, total = blocks_forward(query, key, value, piece.layout, piece.scale)
+        out, *kept = attend(query, key, value, piece.layout, piece.scale)
         ctx.piece = piece
-        ctx.save_for_backward(x, inverse, query, key, value, out, total)
+        ctx.save_for_backward(x, inverse, query, key, value, out, *kept)
         return x + o_of(_rows(out))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, inverse, query, key, value, out, total = ctx.saved_tensors
+        x, inverse, *saved = ctx.saved_tensors
         piece: Attention = ctx.piece
         q_of, k_of, v_of, o_of = piece.matrices
         low = o_of.low
-        by_out, of_o = o_of.back(_rows(out), grads[0].to(low), None, _slopes(o_of, 3, ctx))
-        parts = blocks_back(_heads(by_out, piece.size), (query, key, value, out, total), piece.layout, piece.scale)
+        by_out, of_o = o_of.back(_rows(saved[3]), grads[0].to(low), None, _slopes(o_of, 3, ctx))
+        parts = attend_back(_heads(by_out, piece.size), tuple(saved), piece.layout, piece.scale)
         by_q, by_k = (_rows(_rotated(_rows(part), piece, -1.0)).to(low) for part in parts[:2])
         by_v = _rows(parts[2]).to(low)
         normed = piece.norm.again(x, inverse, low)

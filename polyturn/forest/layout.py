@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from polyturn.arrays import Tree, pruned
+from polyturn.forest.packed import Packed
+from polyturn.forest.packed import pack as pack_pieces
 from polyturn.types import IntArray
 
 
@@ -45,10 +47,36 @@ class Layout:
     """Filled in by the forward: layer -> sliding window with which it was called."""
     masks: dict[tuple[int | None, torch.device], list[torch.Tensor]] = field(default_factory=dict)
     """Filled in by :meth:`seen`."""
+    packs: dict[torch.device, Packed] = field(default_factory=dict)
+    """Filled in by :meth:`packed`."""
+    rotations: dict[int, tuple[object, tuple[torch.Tensor, torch.Tensor] | None]] = field(default_factory=dict)
+    """Filled in by the layers: what the rotary embedding gave, and what was found in it."""
 
     def roots(self) -> list[Chain]:
         """The chains that begin a tree."""
         return [chain for chain in self.chains if not chain.above]
+
+    def pieces(self) -> list[tuple[int, int, tuple[tuple[int, int], ...]]]:
+        """(first row, end, row ranges above) of each run of rows on one path, cut where a path leaves the one before.
+
+        >>> lay(Tree(np.array([5, 6, 7, 8]), np.array([-1, 0, 0, 1]))).pieces()
+        [(0, 3, ()), (3, 4, ((0, 1),))]
+        """
+        found: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
+        before = None
+        for chain in self.chains:
+            if before is not None and chain.above and chain.above[-1] == (before.start, before.stop):
+                found[-1] = (found[-1][0], chain.stop, found[-1][2])
+            else:
+                found.append((chain.start, chain.stop, chain.above))
+            before = chain
+        return found
+
+    def packed(self, device: torch.device) -> Packed:
+        """The pieces as a GPU's kernel reads them. Made once for a device."""
+        if device not in self.packs:
+            self.packs[device] = pack_pieces(self.pieces(), device)
+        return self.packs[device]
 
     def seen(self, window: int | None, device: torch.device) -> list[torch.Tensor]:
         """For each tree, [rows, rows]: True where a row sees another (itself, its ancestors, of them the ``window``

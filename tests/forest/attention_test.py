@@ -9,6 +9,8 @@ from torch import Tensor
 
 from polyturn.forest.attention import by_trees, tree_attention
 from polyturn.forest.layout import Layout, lay
+from polyturn.forest.packed import pack
+from polyturn.policies.device import device_of
 from tests.tiny import random_tree
 
 
@@ -32,7 +34,8 @@ def made(seed: int, dtype: torch.dtype = torch.float64, nodes: int = 40) -> tupl
     draw = torch.Generator().manual_seed(seed)
     layout = lay(random_tree(np.random.default_rng(seed), nodes, roots=2))
     shapes = ((1, 6, nodes, 8), (1, 2, nodes, 8), (1, 2, nodes, 8))
-    return [torch.randn(s, generator=draw, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes], layout
+    drawn = [torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes]
+    return [x.to(device_of(), dtype).requires_grad_() for x in drawn], layout
 
 
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (None, 2.0), (3, 2.0), (100, None)])
@@ -42,7 +45,7 @@ def test_equal_to_each_path_alone_with_gradients(seed: int, window: int | None, 
     found = tree_attention(*inputs, layout, scale=0.3, window=window, softcap=softcap)
     expected = by_paths(*inputs, layout, 0.3, window, softcap)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(9), dtype=found.dtype)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(9), dtype=found.dtype).to(found.device)
     for one, other in zip(
         torch.autograd.grad((found * weight).sum(), inputs), torch.autograd.grad((expected * weight).sum(), inputs),
         strict=True,
@@ -57,6 +60,27 @@ def test_one_masked_call_a_tree_gives_the_same(window: int | None, softcap: floa
         whole = (query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
         found = by_trees(whole, layout, window, scale=0.3, softcap=softcap)
         torch.testing.assert_close(found, by_paths(query, key, value, layout, 0.3, window, softcap))
+
+
+def test_pieces_with_copies_of_their_keys_give_the_same() -> None:
+    # What a GPU's kernel is given, computed piece by piece: queries against their copies, the last row seeing all.
+    for seed in range(20):
+        (query, key, value), layout = made(seed)
+        found = pack(layout.pieces(), query.device)
+        pieces = zip(found.query_P1.tolist(), found.query_P1.tolist()[1:], found.key_P1.tolist(),
+                     found.key_P1.tolist()[1:], strict=False)  # fmt: skip
+        rows, longest = [], [0, 0]
+        for first, end, first_key, end_key in pieces:
+            of = found.row_K[first_key:end_key]
+            assert of[first - end :].tolist() == list(range(first, end))
+            longest = [max(longest[0], end - first), max(longest[1], end_key - first_key)]
+            seen = torch.ones(end - first, end_key - first_key, dtype=torch.bool, device=query.device)
+            seen = seen.tril(end_key - first_key - (end - first))
+            k, v = (x[:, :, of].repeat_interleave(3, 1) for x in (key, value))
+            rows.append(torch.nn.functional.scaled_dot_product_attention(
+                query[:, :, first:end], k, v, attn_mask=seen, scale=0.3))  # fmt: skip
+        assert found.longest == tuple(longest)
+        torch.testing.assert_close(torch.cat(rows, 2), by_paths(query, key, value, layout, 0.3))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
@@ -81,7 +105,8 @@ def test_a_large_score_does_not_overflow() -> None:
 def test_a_large_score_does_not_overflow_in_bfloat16_blocks() -> None:
     draw = torch.Generator().manual_seed(2)
     layout = lay(random_tree(np.random.default_rng(2), 100, reach=1))
-    query, key, value = (torch.randn(1, heads, 100, 8, generator=draw).to(torch.bfloat16) for heads in (6, 2, 2))
+    drawn = [torch.randn(1, heads, 100, 8, generator=draw) for heads in (6, 2, 2)]
+    query, key, value = (x.to(device_of(), torch.bfloat16) for x in drawn)
     big = (query * 1e5).requires_grad_()
     found = tree_attention(big, key, value, layout, scale=1.0)
     exact = by_paths(*(x.detach().double() for x in (big, key, value)), layout, 1.0)
