@@ -9,7 +9,6 @@ from torch import Tensor
 
 from polyturn.forest.attention import by_trees, tree_attention
 from polyturn.forest.layout import Layout, lay
-from polyturn.forest.packed import pack
 from polyturn.policies.device import device_of
 from tests.tiny import random_tree
 
@@ -60,27 +59,6 @@ def test_one_masked_call_a_tree_gives_the_same(window: int | None, softcap: floa
         whole = (query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
         found = by_trees(whole, layout, window, scale=0.3, softcap=softcap)
         torch.testing.assert_close(found, by_paths(query, key, value, layout, 0.3, window, softcap))
-
-
-def test_pieces_with_copies_of_their_keys_give_the_same() -> None:
-    # What a GPU's kernel is given, computed piece by piece: queries against their copies, the last row seeing all.
-    for seed in range(20):
-        (query, key, value), layout = made(seed)
-        found = pack(layout.pieces(), query.device)
-        pieces = zip(found.query_P1.tolist(), found.query_P1.tolist()[1:], found.key_P1.tolist(),
-                     found.key_P1.tolist()[1:], strict=False)  # fmt: skip
-        rows, longest = [], [0, 0]
-        for first, end, first_key, end_key in pieces:
-            of = found.row_K[first_key:end_key]
-            assert of[first - end :].tolist() == list(range(first, end))
-            longest = [max(longest[0], end - first), max(longest[1], end_key - first_key)]
-            seen = torch.ones(end - first, end_key - first_key, dtype=torch.bool, device=query.device)
-            seen = seen.tril(end_key - first_key - (end - first))
-            k, v = (x[:, :, of].repeat_interleave(3, 1) for x in (key, value))
-            rows.append(torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, first:end], k, v, attn_mask=seen, scale=0.3))  # fmt: skip
-        assert found.longest == tuple(longest)
-        torch.testing.assert_close(torch.cat(rows, 2), by_paths(query, key, value, layout, 0.3))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
