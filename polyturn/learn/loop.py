@@ -150,8 +150,8 @@ async def train(
 
     ``enough()`` ends it earlier: asked before every iteration, it reads what is in the stage's parts (a budget of
     environment steps in its curriculum), so that a resume ends where a run left alone does; no total is shown, for
-    nobody knows it. ``evaluate(done)`` gives a score after every ``evaluate_every`` iterations; the best model so far is
-    kept in ``checkpoints/<stage>-best``.
+    nobody knows it. ``evaluate(done)`` gives a score after every ``evaluate_every`` iterations; the best model so far
+    is kept in ``checkpoints/<stage>-best``.
     Raises: what an iteration raises, with everything finished on disk.
     """
     done = 0
