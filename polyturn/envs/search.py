@@ -354,12 +354,14 @@ def command_of(text: str) -> tuple[str, str] | None:
 
 
 class _Reader:
-    """Opens each document of a chain and reads the next name in it."""
+    """Opens each document of a chain and reads the next name in it; once it knows the answer, it gives it."""
 
     def __init__(self, start: str, chain: Sequence[str]) -> None:
         self.at, self.left, self.searched = start, list(chain), False
 
     def __call__(self, ask: Ask) -> Message:
+        if not self.left:
+            return assistant(f"answer: {self.at}")
         if not self.searched:
             self.searched = True
             return assistant(f"search: {self.at}")
@@ -369,4 +371,4 @@ class _Reader:
             return assistant(f"open: {self.at}")
         self.at, self.searched = read[1], False
         self.left.pop(0)
-        return assistant(f"answer: {self.at}") if not self.left else self(ask)
+        return self(ask)

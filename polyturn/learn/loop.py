@@ -144,13 +144,14 @@ class Stage:
 
 async def train(
     run: Run, stage: Stage, *, save_every: int = 10, evaluate: Callable[[int], Awaitable[float]] | None = None,
-    evaluate_every: int = 0, enough: Callable[[], bool] = lambda: False,
+    evaluate_every: int = 0, enough: Callable[[], bool] | None = None,
 ) -> None:
     """Runs a stage to its end, or from its checkpoint to its end; afterwards ``checkpoints/<stage>`` holds the model.
 
     ``enough()`` ends it earlier: asked before every iteration, it reads what is in the stage's parts (a budget of
-    environment steps in its curriculum), so that a resume ends where a run left alone does. ``evaluate(done)`` gives a
-    score after every ``evaluate_every`` iterations; the best model so far is kept in ``checkpoints/<stage>-best``.
+    environment steps in its curriculum), so that a resume ends where a run left alone does; no total is shown, for
+    nobody knows it. ``evaluate(done)`` gives a score after every ``evaluate_every`` iterations; the best model so far
+    is kept in ``checkpoints/<stage>-best``.
     Raises: what an iteration raises, with everything finished on disk.
     """
     done = 0
@@ -160,10 +161,10 @@ async def train(
         run.restore(stage.parts)
         stage.model.publish(stage.learner.version)
     run.recorder.tokenizer(stage.model.chat)
-    run.progress.stage(stage.name, stage.iterations)
+    run.progress.stage(stage.name, 0 if enough else stage.iterations)
     best = best_before(run, stage.name, done)
     for i in range(done, stage.iterations):
-        if enough():
+        if enough is not None and enough():
             break
         await run.heed(stage.name, i, stage.parts)
         metrics = await iterate(run, stage, i)

@@ -150,7 +150,7 @@ def texts(settings: Settings) -> list[str]:
 
 
 async def main(settings: Settings, run: Run) -> None:
-    """Learns until the steps are spent, then plays the held-out games."""
+    """Learns until the steps are spent, and plays the held-out games before and after."""
     model = open_model(
         settings.model, partial(texts, settings), seed=settings.seed, deterministic=run.deterministic,
         lora=settings.lora or None,
@@ -158,15 +158,22 @@ async def main(settings: Settings, run: Run) -> None:
     try:
         work = make_work(settings, run, model)
         await work.imitate()
+        if run.at is None or run.at[0] == "imitate":
+            run.keep(before=await work.rate("before"))
         await work.learn()
-        await work.rate()
+        run.keep(outcome=await work.rate("test"))
     finally:
         model.close()
 
 
 def text(results: Mapping[str, Any]) -> str:
     """The outcome, as plain text."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in results.get("outcome", {}).items())
+    before, found = results.get("before", {}), results.get("outcome")
+    if found is None:
+        return "no result: the run did not come to its end"
+    return "on held-out games " + ", ".join(
+        (f"{name} {before[name]:.3f} -> " if name in before else f"{name} ") + f"{value:.3f}"
+        for name, value in found.items())
 
 
 @dataclass
@@ -210,7 +217,7 @@ class Work:
             self.run.restore(parts)
             self.model.publish(self.actor.version)
             self._refill()
-        self.run.progress.stage(STAGE, self.settings.env_steps // (self.settings.episodes * self.settings.questions))
+        self.run.progress.stage(STAGE, 0)  # as many iterations as the budget of environment steps lasts for
         while not self.curriculum.is_spent():
             await self.run.heed(STAGE, i, parts)
             metrics = await self._iterate(i)
@@ -300,15 +307,17 @@ class Work:
         self.actor.publish(self.model)
         return {**metrics, **gaps, "actor/advantage": float(worth_R.mean())}
 
-    async def rate(self) -> None:
-        """The held-out games."""
+    async def rate(self, label: str) -> dict[str, float]:
+        """Return, score and share of words found on the held-out games."""
+        self.run.progress.stage(f"rating {label}", 0)
         found = await evaluate(
-            held_out(self.settings), {"main": self.model}, policy="main", label="test", recorder=self.run.recorder)
+            held_out(self.settings), {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
+            finished=self.run.progress.sample)
         played = [episode for group in found.groups for episode in group if episode.final is not None]
-        self.run.keep(outcome={
+        return {
             "return": float(np.mean([episode.paid("agent") for episode in played])), "score": found.mixture.mean,
             "found": float(np.mean([bool(episode.final and episode.final["found"]) for episode in played])),
-        })
+        }
 
 
 def make_work(settings: Settings, run: Run, model: Local) -> Work:

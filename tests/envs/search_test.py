@@ -8,6 +8,7 @@ import pytest
 
 from polyturn.envs.search import RELATIONS, TOOLS, chains, command_of, make_world, search
 from polyturn.errors import BadInput
+from polyturn.protocols import Ask
 from polyturn.testing import check_suite
 from polyturn.types import Call, Message, Task, assistant
 from tests.envs.drive import drive, episode, mean_score, saying
@@ -97,6 +98,23 @@ async def test_a_wrong_answer_and_none_score_zero_with_what_was_read() -> None:
     [score] = (await suite.verifier([(episode(task, wrong),)]))[task.id].values()
     assert (score.value, score.parts) == (0.0, {"support": 0.5})
     assert await mean_score(suite, "oracle", 8) == 1.0
+
+
+async def test_the_solver_says_its_answer_again_where_another_reply_was_played() -> None:
+    suite = search(people=16, steps=6)
+    task = first(suite)
+    best = suite.oracle(task)
+    said: list[str] = []
+
+    def play(ask: Ask) -> Message:
+        said.append(best(ask).text)
+        last = len(said) == 5
+        return assistant(said[-1] if last or not said[-1].startswith("answer") else f"search: {task.payload['start']}")
+
+    driven = await drive(suite, task, 0, {"agent": play})
+    answer = f"answer: {task.payload['answers'][0]}"
+    assert said.index(answer) < 4 and set(said[said.index(answer):]) == {answer}
+    assert driven.final["answer"] == task.payload["answers"][0]
 
 
 async def test_tools_are_offered_and_calls_are_answered_as_tools() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.regularize import entropy, value_error
 from polyturn.losses.terms import Sum
 from polyturn.losses.weighting import token_mean
+from polyturn.progress import make_progress
 from polyturn.record.read import read_metrics
 from tests.learn.loop_test import a_run, numbers, stage, weights
 from tests.policies.tiny import tiny_local
@@ -156,8 +158,11 @@ async def test_a_budget_of_steps_ends_a_stage_and_survives_a_resume(tmp_path: Pa
     # 2 groups of 4 rollouts of 2 steps are 16 an iteration: after three, 48 of 40 are taken
     model = tiny_local(deterministic=True)
     made, budget = budgeted(model, 50)
-    run = a_run(tmp_path / "whole")
+    run, shown = a_run(tmp_path / "whole"), StringIO()
+    run.progress = make_progress(shown)
     await train(run, made, enough=budget.is_spent)
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == "stage play" and lines[1].startswith("play · 1 · ") and " gone" in lines[1]  # no total is known
     assert [row["iteration"] for row in read_metrics(run.folder)] == [0, 1, 2] and budget.taken == 48
     cut = a_run(tmp_path / "cut")
     first, started = budgeted(tiny_local(deterministic=True), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from polyturn.audit.report import audit_run
 from polyturn.learn.run import Run
 from polyturn.policies.tiny import open_model
 from polyturn.progress import make_progress
-from polyturn.recipes.archer import STUDY, Settings, held_out, main, make_work, texts
+from polyturn.recipes.archer import STUDY, Settings, held_out, main, make_work, text, texts
 from polyturn.record.read import read_credit, read_episodes, read_metrics
 from polyturn.record.write import open_run
 
@@ -24,12 +24,13 @@ SMALL: dict[str, Any] = {
 }
 
 
-def opened(folder: Path, *, resume: bool = False) -> Run:
-    return Run(folder, open_run(folder, recipe="archer", resume=resume), make_progress(StringIO()), deterministic=True)
+def opened(folder: Path, *, resume: bool = False, shown: IO[str] | None = None) -> Run:
+    progress = make_progress(shown or StringIO())
+    return Run(folder, open_run(folder, recipe="archer", resume=resume), progress, deterministic=True)
 
 
-async def finished(folder: Path, settings: Settings, *, resume: bool = False) -> Run:
-    run = opened(folder, resume=resume)
+async def finished(folder: Path, settings: Settings, *, resume: bool = False, shown: IO[str] | None = None) -> Run:
+    run = opened(folder, resume=resume, shown=shown)
     try:
         await main(settings, run)
     finally:
@@ -58,7 +59,7 @@ async def test_iterations_until_the_steps_are_spent(tmp_path: Path, arm: Any, mo
         assert learned == {episode.id for episode in again}
         known = {f"{e.id}#{turn.at}" for e in games for t in e.trajectories for turn in t.turns}
         assert {episode.parent for episode in again} <= known
-    assert run.results["outcome"].keys() == {"return", "score", "found"}
+    assert run.results["outcome"].keys() == run.results["before"].keys() == {"return", "score", "found"}
     assert -4 <= run.results["outcome"]["return"] <= 0
     assert audit_run(run.folder).faults == []
 
@@ -86,6 +87,16 @@ async def test_a_run_gone_on_with_has_its_ring_again_and_ends_as_one_left_alone(
     assert all(np.array_equal(a.prompt, b.prompt) for a, b in zip(again.ring.rows, ring, strict=True))
     ended = await finished(tmp_path / "cut", settings, resume=True)
     assert ended.results["outcome"] == whole.results["outcome"]
+
+
+async def test_it_shows_no_end_that_it_does_not_know_and_says_what_was_before(tmp_path: Path) -> None:
+    shown = StringIO()
+    run = await finished(tmp_path / "run", Settings(**SMALL, arm="reinforce"), shown=shown)
+    lines = [line for line in shown.getvalue().splitlines() if "archer" in line]
+    assert lines[0] == "stage archer" and lines[1].startswith("archer · 1 · ") and " gone" in lines[1]
+    before, after = run.results["before"], run.results["outcome"]
+    assert text(run.results).startswith(f"on held-out games return {before['return']:.3f} -> {after['return']:.3f}, ")
+    assert text({}).startswith("no result")
 
 
 def test_what_it_says_of_itself() -> None:

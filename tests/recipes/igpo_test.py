@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ async def test_the_imperfect_player() -> None:
     driven = await drive(suite, task, 0, {"agent": imperfect(suite, task, replace(SMALL, skill=0.0))})
     assert all(command in ("search", "answer") for command, _ in driven.final["commands"])
     assert not driven.kinds()
+
+
+async def test_the_imperfect_player_goes_on_after_its_answer_was_not_played() -> None:
+    suite = suite_of(replace(SMALL, steps=8))
+    for task in islice(suite.tasks("train"), 20):
+        driven = await drive(suite, task, 0, {"agent": imperfect(suite, task, replace(SMALL, skill=0.6))})
+        assert driven.final["answer"] is not None or len(driven.final["commands"]) == 8
 
 
 def test_what_is_played_and_read() -> None:

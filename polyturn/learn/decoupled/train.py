@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 async def train_decoupled(
-    run: Run, stage: Stage, schedule: Schedule, *, save_every: int = 10, enough: Callable[[], bool] = lambda: False,
+    run: Run, stage: Stage, schedule: Schedule, *, save_every: int = 10, enough: Callable[[], bool] | None = None,
 ) -> None:
     """Runs a stage to its end, or from its checkpoint to its end; afterwards ``checkpoints/<stage>`` holds the model.
 
@@ -98,12 +98,12 @@ class _Work:
     def _allowed(self) -> int:
         return self.run.control.concurrency(self.schedule.environments)
 
-    async def train(self, save_every: int, enough: Callable[[], bool]) -> None:
+    async def train(self, save_every: int, enough: Callable[[], bool] | None) -> None:
         run, stage = self.run, self.stage
         run.recorder.tokenizer(stage.model.chat)
-        run.progress.stage(stage.name, stage.iterations)
+        run.progress.stage(stage.name, 0 if enough else stage.iterations)
         done = await self._begin()
-        if done < stage.iterations and not enough():
+        if done < stage.iterations and not (enough and enough()):
             async with asyncio.TaskGroup() as others:
                 occupancy = self.occupancy = Occupancy(self.schedule.environments)
                 working = [others.create_task(self.environments.work(self.stock, occupancy)),
@@ -143,9 +143,9 @@ class _Work:
             return run.at[1]
         return run.at[1] + await follow(stock, int(state["journal"]), self._step)
 
-    async def _updates(self, done: int, save_every: int, enough: Callable[[], bool]) -> int:
+    async def _updates(self, done: int, save_every: int, enough: Callable[[], bool] | None) -> int:
         for update in range(done, self.stage.iterations):
-            if enough():
+            if enough is not None and enough():
                 return update
             await self.run.heed(self.stage.name, update, self.parts)
             started = time.monotonic()
