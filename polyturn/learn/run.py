@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping
@@ -95,8 +96,12 @@ class Run:
     async def heed(self, stage: str, i: int, parts: Mapping[str, Stateful]) -> None:
         """Obeys what was asked of the run (:mod:`polyturn.record.control`), before iteration ``i`` of ``stage``.
 
+        Where the program is being ended by a signal, what was finished is saved first.
         Raises: Stopped where it was asked to stop, after :meth:`save`.
         """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self.save(stage, i, parts)
         await self.control.between(stage, i, lambda: self.save(stage, i, parts), note=self.progress.note)
 
     def restore(self, parts: Mapping[str, Stateful]) -> None:
