@@ -162,9 +162,11 @@ class Board:
 
     def quiet(self) -> str:
         """The headline while nothing is counted: how long, and how many turns were taken, if any were."""
-        taken = self.turns() - self.turns_before
-        so_far = f"{duration(self.clock() - self.begun)} so far"
-        pieces = [self.headline(), *([f"{taken} turns"] if taken else []), *([] if self.left_s() is None else [so_far])]
+        pieces, taken = [self.headline()], self.turns() - self.turns_before
+        if taken:
+            pieces.append(f"{taken} turn" + "s" * (taken > 1))
+        if self.left_s() is not None:
+            pieces.append(f"{duration(self.clock() - self.begun)} so far")
         return " · ".join(pieces)
 
 

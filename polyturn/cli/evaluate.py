@@ -152,7 +152,6 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     tools = await offered(servers)
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
     recorder, pool = recorder_of(asked, settings), Pool(asked.concurrency, asked.retries)
-    asked.folder = str(recorder.folder)
     progress = make_progress(sys.stderr, turns=lambda: recorder.taken)
     recorder.tokenizer(getattr(policy, "chat", None))
     progress.stage(f"eval {asked.subject} with {asked.policy}", sum(m.rollouts for m in matches) - len(before))
@@ -187,7 +186,7 @@ def _counted(progress: Progress) -> Callable[[Episode], None]:
 
 
 def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
-    """A recorder on the folder that was asked for, or a new one."""
+    """A recorder on the folder that was asked for, or a new one, which then stands in ``asked``."""
     from polyturn.cli.run import unused
     from polyturn.record.write import open_run
 
@@ -196,6 +195,7 @@ def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
     named = f"{RECIPE}-{Path(asked.subject).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(asked.folder) if asked.folder else unused(Path(asked.runs) / named)
     settings = {name: value for name, value in vars(asked).items() if name not in PLACES}
+    asked.folder = str(folder)
     return open_run(folder, recipe=RECIPE, settings={**settings, "flags": list(flags)},
                     seeds={"deterministic": asked.deterministic})
 
