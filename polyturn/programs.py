@@ -52,10 +52,14 @@ class _Gate:
         return True, self.task.result()
 
     async def close(self) -> None:
-        """Ends the program, wherever it waits."""
-        if self.task is not None and not self.task.done():
+        """Ends the program, wherever it waits. What it raises then, or raised while nobody waited, is nobody's."""
+        if self.task is None:
+            return
+        if not self.task.done():
             self.task.cancel()
             await asyncio.wait({self.task})
+        if not self.task.cancelled():
+            self.task.exception()
 
 
 class _ProgramAgent:

@@ -9,6 +9,7 @@ Metric names that the view knows: ``score/<environment>`` (0..1, drawn as a curv
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,10 @@ class Board:
     """What the finished stages took, of those that were foreseen."""
     expected_s: float = 0.0
     """What was foreseen for them."""
+    turns: Callable[[], int] = int
+    """How many turns were taken since the run began."""
+    turns_before: int = 0
+    """So many of them before the stage."""
 
     def __post_init__(self) -> None:
         self.begun = self.clock()
@@ -118,6 +123,7 @@ class Board:
             self.expected_s += self.foreseen[self.name]
         self.name, self.total, self.done, self.begun = name, total, 0, self.clock()
         self.others = {}
+        self.turns_before = self.turns()
 
     def count(self, i: int, metrics: Mapping[str, float]) -> None:
         """Iteration ``i`` is done: scores go to their curves, other metrics replace the last ones."""
@@ -154,6 +160,15 @@ class Board:
             pieces.append(f"{self.others[SPEED]:.0f} tokens/s")
         return " · ".join(pieces)
 
+    def quiet(self) -> str:
+        """The headline while nothing is counted: how long, and how many turns were taken, if any were."""
+        pieces, taken = [self.headline()], self.turns() - self.turns_before
+        if taken:
+            pieces.append(f"{taken} turn" + "s" * (taken > 1))
+        if self.left_s() is not None:
+            pieces.append(f"{duration(self.clock() - self.begun)} so far")
+        return " · ".join(pieces)
+
 
 def dialogue(played: Episode | Sequence[Message]) -> tuple[tuple[Message, ...], str]:
     """The messages to show and a title: of an episode, what its first trajectory with turns saw and said."""
@@ -176,17 +191,26 @@ def message_lines(messages: Sequence[Message], most: int) -> list[tuple[str, str
 
 
 class Plain:
-    """One line for each iteration, at most one in ``every_s`` seconds apart from a stage's first and last."""
+    """One line for each iteration, at most one in ``every_s`` seconds apart from a stage's first and last.
 
-    def __init__(self, stream: IO[str], board: Board, *, every_s: float = 2.0) -> None:
+    After ``quiet_s`` seconds without any line :meth:`remind` says what is known; then after twice as long, and so on,
+    until the next stage.
+    """
+
+    def __init__(self, stream: IO[str], board: Board, *, every_s: float = 2.0, quiet_s: float = 10.0) -> None:
         self.stream = stream
         self.board = board
         self.every_s = every_s
+        self.quiet_s = self._patience = quiet_s
         self._said = float("-inf")
+        self._heard = board.clock()
+        """When the last line of any kind was said."""
+        self._writing = threading.RLock()
+        self._closed = threading.Event()
 
     def stage(self, name: str, total: int) -> None:
         self.board.start(name, total)
-        self._said = float("-inf")
+        self._said, self._patience = float("-inf"), self.quiet_s
         self._line(f"stage {name}" + (f": {total} iterations" if total else ""))
 
     def iteration(self, i: int, metrics: Mapping[str, float]) -> None:
@@ -205,11 +229,29 @@ class Plain:
         self._line(text)
 
     def close(self) -> None:
+        self._closed.set()
         self.stream.flush()
 
+    def remind(self) -> None:
+        """Says that the run goes on, where nothing was said for long enough."""
+        with self._writing:
+            if self.board.clock() - self._heard >= self._patience:
+                self._patience *= 2
+                self._line(self.board.quiet())
+
+    def watch(self) -> None:
+        """Reminds from a thread of its own, so also while the loop computes, until it is closed."""
+        threading.Thread(target=self._watch, name="progress", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(1.0):
+            self.remind()
+
     def _line(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        with self._writing:
+            self._heard = self.board.clock()
+            self.stream.write(text + "\n")
+            self.stream.flush()
 
 
 class Live:
@@ -276,8 +318,13 @@ class Live:
 
 
 def make_progress(
-    stream: IO[str], *, foreseen: Mapping[str, float] = EMPTY, clock: Callable[[], float] = time.monotonic
+    stream: IO[str], *, foreseen: Mapping[str, float] = EMPTY, clock: Callable[[], float] = time.monotonic,
+    turns: Callable[[], int] = int,
 ) -> Progress:
-    """A live picture if ``stream`` is a terminal, plain lines otherwise."""
-    board = Board(clock=clock, foreseen=foreseen)
-    return Live(stream, board) if stream.isatty() else Plain(stream, board)
+    """A live picture if ``stream`` is a terminal, plain lines otherwise; ``turns`` tells how many were taken."""
+    board = Board(clock=clock, foreseen=foreseen, turns=turns)
+    if stream.isatty():
+        return Live(stream, board)
+    plain = Plain(stream, board)
+    plain.watch()
+    return plain

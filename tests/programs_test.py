@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,6 +120,23 @@ async def test_a_coroutine_environment_refuses_a_saved_state() -> None:
     with pytest.raises(EnvironmentFailed, match="before start"):
         await env.step({})
     await env.close()
+
+
+async def test_what_a_program_raises_while_it_is_closed_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Else asyncio says "Task exception was never retrieved" when a run is stopped."""
+    async def fails(task: Task, seed: int, table: Table) -> Mapping[str, Any]:
+        try:
+            await table.ask("agent", "one")
+        except asyncio.CancelledError:
+            raise ValueError("spent") from None
+        return {}
+
+    env = as_env(fails)(TASK, 0)
+    await env.start()
+    await env.close()
+    del env
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_suite_names_its_splits() -> None:

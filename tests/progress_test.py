@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pty
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,43 @@ def test_plain_lines_are_not_more_than_one_in_two_seconds_but_the_last_is_said()
     assert said == ["1/10", "5/10", "9/10", "10/10"]
 
 
+def test_a_count_that_does_not_move_is_told_ever_more_rarely() -> None:
+    clock, stream, taken = Clock(), io.StringIO(), [5]
+    view = Plain(stream, Board(clock=clock, turns=lambda: taken[0]))
+    view.stage("rating untrained", 128)
+    for second in range(1, 80):
+        clock.now += 1
+        taken[0] = 5 + 3 * second
+        view.remind()
+    view.stage("group", 2)
+    clock.now += 9
+    view.remind()
+    view.iteration(0, {})
+    clock.now += 10
+    view.remind()
+    assert stream.getvalue().splitlines() == [
+        "stage rating untrained: 128 iterations",
+        "rating untrained · 0/128 · 10 s gone · 30 turns",
+        "rating untrained · 0/128 · 30 s gone · 90 turns",
+        "rating untrained · 0/128 · 1 min 10 s gone · 210 turns",
+        "stage group: 2 iterations", "group · 1/2 · 9 s left", "group · 1/2 · 19 s left · 19 s so far",
+    ]
+
+
+def test_a_pipe_is_reminded_from_a_thread_until_it_is_closed() -> None:
+    clock, stream = Clock(), io.StringIO()
+    view = make_progress(stream, clock=clock)
+    clock.now += 60
+    until = time.monotonic() + 10
+    while not stream.getvalue() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert stream.getvalue() == "starting · 1 min 00 s gone\n"
+    view.close()
+    clock.now += 600
+    time.sleep(1.5)
+    assert len(stream.getvalue().splitlines()) == 1
+
+
 def test_the_picture_shows_stage_scores_and_dialogue() -> None:
     from rich.console import Console
 
@@ -121,7 +159,9 @@ def test_a_terminal_gets_the_picture_and_a_pipe_gets_lines() -> None:
         view = make_progress(terminal)
         assert isinstance(view, Live)
         view.close()
-    assert isinstance(make_progress(io.StringIO()), Plain)
+    lines = make_progress(io.StringIO())
+    assert isinstance(lines, Plain)
+    lines.close()
 
 
 def test_markup_in_a_note_is_not_read_as_markup() -> None:

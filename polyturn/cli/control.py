@@ -37,13 +37,14 @@ def command(name: str, arguments: list[str]) -> int:
     while asked.wait and order.said is None:
         if time.monotonic() >= until:
             raise DeadlinePassed(f"the run has not obeyed {asked.command} within {asked.wait:g} s: it obeys between "
-                                 "two iterations; the order stands")
+                                 "two iterations, a stop in a rating after the next episode; the order stands")
         time.sleep(0.1)
         order = orders(folder)[order.id - 1]
     if asked.json:
         print_json({"id": order.id, "command": order.command, "said": order.said})
     else:
-        print(order.said or f"asked for {asked.command}: obeyed before the next iteration")
+        print(order.said or f"asked for {asked.command}: obeyed before the next iteration"
+              + (", in a rating after the next episode" if asked.command == "stop" else ""))
     return 0
 
 

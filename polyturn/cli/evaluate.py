@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from polyturn.cli.judges import Verdicts, judge_lines, judged, judges_in
 from polyturn.cli.mcp import add_servers, agent_with, armed, offered, servers_of
 from polyturn.cli.parse import Parser, check_flags, finite, not_negative, positive, print_json, whole
+from polyturn.cli.signals import Terminated, name_folder, stoppable
 from polyturn.errors import BadInput
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def command(name: str, arguments: list[str]) -> int:
 
         known = flags(load(asked.subject).settings) if is_recipe(asked.subject) else []
         check_flags(settings, [*known, *parser.flags()])
-    outcome, reports, verdicts = asyncio.run(judge(asked, settings))
+    try:
+        outcome, reports, verdicts = asyncio.run(judge(asked, settings))
+    except (KeyboardInterrupt, Terminated, OSError) as error:
+        name_folder(error, name, Path(asked.folder) if asked.folder else None)
+        raise
     show(asked, outcome, reports, verdicts)
     return 3 if outcome.mixture.n_trials == 0 and outcome.mixture.errors else 0
 
@@ -146,8 +151,8 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
     matches = seated(asked.policy, exam.matches, [(int(group.rpartition(".")[2]), trial) for group, trial in before])
     tools = await offered(servers)
     policy = open_policy(asked.policy, means_of(asked, getattr(exam.settings, "dtype", "float32")))
-    progress, pool = make_progress(sys.stderr), Pool(asked.concurrency, asked.retries)
-    recorder = recorder_of(asked, settings)
+    recorder, pool = recorder_of(asked, settings), Pool(asked.concurrency, asked.retries)
+    progress = make_progress(sys.stderr, turns=lambda: recorder.taken)
     recorder.tokenizer(getattr(policy, "chat", None))
     progress.stage(f"eval {asked.subject} with {asked.policy}", sum(m.rollouts for m in matches) - len(before))
     if servers:
@@ -155,9 +160,10 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
         matches = armed(matches, agent_with(servers, sampling, media=recorder.media))
     with recorder:
         try:
-            outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder,
-                                     pool=pool, finished=_counted(progress), done=before)
-            outcome, verdicts = await judged(outcome, judges, matches, recorder)
+            with stoppable(progress.note):
+                outcome = await evaluate(matches, {MAIN: policy}, policy=MAIN, label=EVALUATE, recorder=recorder,
+                                         pool=pool, finished=_counted(progress), done=before)
+                outcome, verdicts = await judged(outcome, judges, matches, recorder)
             found = outcome, reports_of(matches, outcome), verdicts
         finally:
             progress.close()
@@ -165,7 +171,6 @@ async def judge(asked: argparse.Namespace, settings: list[str]) -> tuple[Result,
             for suite in {id(match.suite): match.suite for match in matches}.values():
                 await suite.close()
     write_results(Path(recorder.folder), asked, *found)
-    asked.folder = str(recorder.folder)
     return found
 
 
@@ -181,7 +186,7 @@ def _counted(progress: Progress) -> Callable[[Episode], None]:
 
 
 def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
-    """A recorder on the folder that was asked for, or a new one."""
+    """A recorder on the folder that was asked for, or a new one, which then stands in ``asked``."""
     from polyturn.cli.run import unused
     from polyturn.record.write import open_run
 
@@ -190,6 +195,7 @@ def recorder_of(asked: argparse.Namespace, flags: Sequence[str]) -> RunRecorder:
     named = f"{RECIPE}-{Path(asked.subject).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(asked.folder) if asked.folder else unused(Path(asked.runs) / named)
     settings = {name: value for name, value in vars(asked).items() if name not in PLACES}
+    asked.folder = str(folder)
     return open_run(folder, recipe=RECIPE, settings={**settings, "flags": list(flags)},
                     seeds={"deterministic": asked.deterministic})
 

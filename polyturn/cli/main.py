@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from traceback import print_exc
-from types import FrameType
-from typing import Any, TypeAlias
 
+from polyturn.cli.signals import Terminated, end, with_signal
 from polyturn.errors import (
     BadInput,
     DeadlinePassed,
@@ -32,7 +30,6 @@ from polyturn.errors import (
 
 USER_MODULE = "polyturn_user_"
 """How the names of modules made from users' files begin."""
-Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 DONE, FOUND, BAD_INPUT, PART_FAILED, RUN_FAILED, FAULT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
 COMMANDS = {
@@ -79,24 +76,20 @@ exit codes: 0 done, 1 a check found faults, 2 bad input, 3 an environment or pol
 """
 
 
-class Terminated(BaseException):
-    """SIGTERM came: ended like ctrl-C, with its own exit code."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line (default: the process's own)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given
     given = [word for word in given if word != "--traceback"]
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    before = with_signal(signal.SIGTERM, _terminated)
+    before = with_signal(signal.SIGTERM, end)
     try:
         return dispatch(given)
-    except KeyboardInterrupt:
-        say(f"interrupted; what was finished is kept{_resume_hint(given)}")
+    except KeyboardInterrupt as error:
+        say(f"interrupted; what was finished is kept{_notes(error)}")
         return INTERRUPTED
-    except Terminated:
-        say(f"terminated; what was finished is kept{_resume_hint(given)}")
+    except Terminated as error:
+        say(f"terminated; what was finished is kept{_notes(error)}")
         return TERMINATED
     except BrokenPipeError:
         sys.stderr.close()
@@ -104,13 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PolyturnError as error:
         if traceback:
             raise
-        hint = _resume_hint(given) if isinstance(error, OSError) and "--resume" not in str(error) else ""
+        hint = "" if "--resume" in str(error) else _notes(error)
         say(str(error) if isinstance(error, Stopped) else f"error: {error}{hint}")
         return exit_code(error)
     except OSError as error:
         if traceback:
             raise
-        say(f"error: {error}{_resume_hint(given)}")
+        say(f"error: {error}{_notes(error)}")
         return RUN_FAILED
     except Exception as error:
         print_exc()
@@ -126,19 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with_signal(signal.SIGTERM, before)
 
 
-def with_signal(number: signal.Signals, handler: Handler) -> Handler:
-    """Sets a signal handler where that is possible, in the main thread, and returns the one before."""
-    if handler is None or threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(number, handler)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
-def _resume_hint(given: Sequence[str]) -> str:
-    return "; polyturn runs list shows the folder, polyturn run --resume FOLDER goes on" if given[:1] == ["run"] else ""
+def _notes(error: BaseException) -> str:
+    """What was noted on an error on its way: how to go on."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def users_place(error: BaseException) -> str | None:

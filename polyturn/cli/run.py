@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyturn.cli.parse import Parser, finite, print_json
 from polyturn.cli.recipe import Recipe, flags, load, read_settings, refuse_idle, shipped, with_values
+from polyturn.cli.signals import Terminated, name_folder, stoppable
 from polyturn.errors import BadInput, Stopped
 
 if TYPE_CHECKING:
@@ -217,9 +218,9 @@ async def _made(order: Order, quiet: bool, ranks: Ranks | None) -> dict[str, Any
     status: Status = "stopped"
     reason = "interrupted"
     try:
-        progress = _progress(order, quiet)
+        progress = _progress(order, quiet, lambda: recorder.taken)
         try:
-            with PeakMemory() as peak:
+            with PeakMemory() as peak, stoppable(progress.note):
                 run = Run(order.folder, recorder, progress, order.deterministic, order.processes, order.ray,
                           ranks=ranks)
                 await order.recipe.main(order.settings, run)
@@ -241,17 +242,21 @@ async def _made(order: Order, quiet: bool, ranks: Ranks | None) -> dict[str, Any
     return {**run.results, "run": str(order.folder)}
 
 
-def _progress(order: Order, quiet: bool) -> Progress:
+def _progress(order: Order, quiet: bool, turns: Callable[[], int]) -> Progress:
     from io import StringIO
 
     from polyturn.progress import make_progress
 
     foreseen = order.recipe.foresee(order.settings) if order.recipe.foresee else {}
-    return make_progress(StringIO() if quiet else sys.stderr, foreseen=foreseen.get("stages", {}))
+    return make_progress(StringIO() if quiet else sys.stderr, foreseen=foreseen.get("stages", {}), turns=turns)
 
 
 def _run(order: Order, as_json: bool) -> int:
-    results = asyncio.run(execute(order))
+    try:
+        results = asyncio.run(execute(order))
+    except (KeyboardInterrupt, Terminated, OSError) as error:
+        name_folder(error, "run", order.folder)
+        raise
     if as_json:
         print_json(results)
         return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,11 @@ from polyturn.learn import checkpoint
 from polyturn.learn.learner import Learner
 from polyturn.learn.learns import Learns
 from polyturn.progress import Progress
-from polyturn.protocols import Stateful
+from polyturn.protocols import Match, Stateful
 from polyturn.record.control import Control
 from polyturn.record.run import write_whole
 from polyturn.record.write import RunRecorder
+from polyturn.types import EMPTY, Episode
 
 if TYPE_CHECKING:
     from polyturn.learn.ranks.group import Ranks
@@ -95,9 +98,30 @@ class Run:
     async def heed(self, stage: str, i: int, parts: Mapping[str, Stateful]) -> None:
         """Obeys what was asked of the run (:mod:`polyturn.record.control`), before iteration ``i`` of ``stage``.
 
+        Where the program is being ended by a signal, what was finished is saved first.
         Raises: Stopped where it was asked to stop, after :meth:`save`.
         """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self.save(stage, i, parts)
         await self.control.between(stage, i, lambda: self.save(stage, i, parts), note=self.progress.note)
+
+    def plays(self, name: str, matches: Sequence[Match]) -> Callable[[Episode], None]:
+        """What is to be called with each episode of a stage that only plays, as it ends: a rating, demonstrations.
+
+        The stage begins now. Each episode is shown and counted, and a ``stop`` is obeyed: it raises Stopped. Nothing is
+        saved then; a run that goes on plays the stage again.
+        """
+        self.progress.stage(name, sum(match.rollouts for match in matches))
+        numbers = count()
+
+        def finished(episode: Episode) -> None:
+            number = next(numbers)
+            self.progress.sample(episode)
+            self.progress.iteration(number, EMPTY)
+            self.control.within(name, number + 1)
+
+        return finished
 
     def restore(self, parts: Mapping[str, Stateful]) -> None:
         """Hands the found checkpoint's states to ``parts``. Raises: BadInput where it holds other parts."""

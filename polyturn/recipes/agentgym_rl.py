@@ -160,10 +160,10 @@ def horizons_of(settings: Settings) -> tuple[int, ...]:
 async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
     """The mean score on held-out tasks: of all, of those that need up to 4 steps, and of longer ones, where there are
     such."""
-    run.progress.stage(f"rating {label}", 0)
+    matches = held_out(settings)
     found = await evaluate(
-        held_out(settings), {"main": model}, policy="main", label=label, recorder=run.recorder,
-        finished=run.progress.sample, pool=Pool(settings.concurrency),
+        matches, {"main": model}, policy="main", label=label, recorder=run.recorder,
+        finished=run.plays(f"rating {label}", matches), pool=Pool(settings.concurrency),
     )
     played = [episode for group in found.groups for episode in group]
     near = [episode for episode in played if episode.task.payload["need"] <= 4]

@@ -305,12 +305,11 @@ class _Work:
 
     async def _shown(self, label: str, matches: Sequence[Match]) -> list[Group]:
         """The scripted episodes, played once; a run that is gone on with plays them again under another name."""
-        self.run.progress.stage(label, 0)
         attempt = self.run.recorder.attempt
         groups = await play(
             matches, {"main": Dictated(name="main", chat=self.model.chat)}, recorder=self.run.recorder,
             label=label if attempt == 1 else f"{label}-{attempt}", pool=Pool(self.settings.concurrency),
-            finished=self.run.progress.sample,
+            finished=self.run.plays(label, matches),
         )
         return without_errors(await score_matches(matches, groups, self.run.recorder))
 
@@ -322,10 +321,9 @@ class _Work:
         self.run.keep(outcome=self.outcome, text=text({"outcome": self.outcome}))
 
     async def _rate(self, label: str, matches: Sequence[Match], policy: Policy) -> dict[str, float]:
-        self.run.progress.stage(f"rating {label}", 0)
         result = await evaluate_once(
             matches, {"main": policy}, policy="main", label=label, recorder=self.run.recorder,
-            pool=Pool(self.settings.concurrency), finished=self.run.progress.sample,
+            pool=Pool(self.settings.concurrency), finished=self.run.plays(f"rating {label}", matches),
         )
         self.run.keep(**{f"curve_{label}": by_offers(result.groups)})
         return outcome_of(result.groups, few=self.settings.train_most, turns=self.settings.turns)

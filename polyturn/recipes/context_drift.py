@@ -183,10 +183,10 @@ async def _played(settings: Settings, run: Run, arm: str, model: Local, referenc
         context = Reminders(goal_of(task), schedule_of(settings), gauge)
         return partial(ChatAgent, sampling=sampling, context=context)
 
-    run.progress.stage(f"playing {arm}", settings.conversations)
+    conversations = matches(settings, agent)
     return await evaluate(
-        matches(settings, agent), {"main": model}, policy="main", label=arm, recorder=run.recorder,
-        finished=run.progress.sample,
+        conversations, {"main": model}, policy="main", label=arm, recorder=run.recorder,
+        finished=run.plays(f"playing {arm}", conversations),
     )
 
 

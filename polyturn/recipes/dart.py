@@ -172,13 +172,14 @@ def oracle(suite: Grid, task: Task) -> AgentMaker:
 
 async def rated(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
     """The success on the training tasks, of all and by what they need (where there are such), and on held-out ones."""
-    run.progress.stage(f"rating {label}", 0)
     own = [Match(suite, task, {"agent": Player(player(settings), "main")}, derive("rated", settings.seed), 2,
                  Limits(env_steps=settings.horizon)) for suite in [suite_of(settings)] for task in suite.tasks("train")]
     found: dict[str, list[tuple[int, float]]] = {}
-    for name, matches in (("train", own), ("test", held_out(settings))):
+    unseen = held_out(settings)
+    finished = run.plays(f"rating {label}", [*own, *unseen])
+    for name, matches in (("train", own), ("test", unseen)):
         result = await evaluate(matches, {"main": model}, policy="main", label=f"{label}-{name}",
-                                recorder=run.recorder, finished=run.progress.sample)
+                                recorder=run.recorder, finished=finished)
         found[name] = [(int(e.task.payload["need"]), score_of(e)) for group in result.groups for e in group]
     train = found["train"]
     kinds = {

@@ -158,10 +158,10 @@ def matches_of(settings: Settings, suite: Any) -> list[Match]:
 
 async def success(settings: Settings, run: Run, model: Local, suite: Any, label: str) -> float:
     """The mean score on held-out tasks."""
-    run.progress.stage(f"rating {label}", 0)
+    matches = matches_of(settings, suite)
     found = await evaluate(
-        matches_of(settings, suite), {"main": model}, policy="main", label=label, recorder=run.recorder,
-        finished=run.progress.sample,
+        matches, {"main": model}, policy="main", label=label, recorder=run.recorder,
+        finished=run.plays(f"rating {label}", matches),
     )
     return found.mixture.estimate.mean
 

@@ -165,10 +165,9 @@ class _Work:
         """The model's row now, or the one that an earlier attempt recorded."""
         matches = test_matches(
             self.suite, tasks=self.settings.test_tasks, trials=self.settings.trials, agent=self.agent)
-        self.run.progress.stage(f"rating {name}", 0)
         return await evaluate_once(
             matches, {"main": self.model}, policy="main", label=name, recorder=self.run.recorder,
-            finished=self.run.progress.sample,
+            finished=self.run.plays(f"rating {name}", matches),
         )
 
     async def imitate(self) -> None:

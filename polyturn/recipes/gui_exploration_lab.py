@@ -283,11 +283,10 @@ class _Work:
 
     async def _rated(self, label: str, suite: Any, tasks: Sequence[Task]) -> list[Group]:
         """The model's greedy play of some tasks, scored, or what an earlier attempt recorded."""
-        self.run.progress.stage(f"rating {label}", 0)
         matches = [_match(suite, task, Player(partial(_agent, self.settings, 0.0), "main")) for task in tasks]
         rated = await evaluate_once(
             matches, {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
-            finished=self.run.progress.sample)
+            finished=self.run.plays(f"rating {label}", matches))
         return list(rated.groups)
 
 

@@ -223,9 +223,8 @@ def loss_of(settings: Settings) -> Loss:
 async def rate(settings: Settings, run: Run, model: Local, label: str) -> Result:
     """The held-out questions."""
     matches = held_out(settings)
-    run.progress.stage(f"rating {label}", len(matches))
     return await evaluate(matches, {"main": model}, policy="main", label=label, recorder=run.recorder,
-                          finished=run.progress.sample)
+                          finished=run.plays(f"rating {label}", matches))
 
 
 def numbers(rated: Result) -> dict[str, float]:

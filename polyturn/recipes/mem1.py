@@ -245,11 +245,10 @@ class _Work:
 
     async def rate(self, name: str, objectives: int) -> None:
         """A row: accuracy (share of objectives), success (all of them), peak context, accuracy by position."""
-        self.run.progress.stage(f"table {name}", 0)
+        unseen = matches(self.settings, objectives, context_of(self.settings))
         result = await evaluate_once(
-            matches(self.settings, objectives, context_of(self.settings)), {"main": self.model}, policy="main",
-            label=f"table-{name.replace(' ', '-')}", recorder=self.run.recorder,
-            finished=self.run.progress.sample,
+            unseen, {"main": self.model}, policy="main", label=f"table-{name.replace(' ', '-')}",
+            recorder=self.run.recorder, finished=self.run.plays(f"table {name}", unseen),
         )
         solved = [all(e.final["matched"] or [False]) for e in _episodes(result) if e.final is not None]
         self.found[name] = {

@@ -249,10 +249,10 @@ class _Work:
         return found
 
     async def _rate(self, name: str) -> Result:
-        self.run.progress.stage(f"rating {name}", 0)
+        matches = held_out(self.settings)
         return await evaluate_once(
-            held_out(self.settings), self._policies(), policy="main", label=f"rate-{name}", recorder=self.run.recorder,
-            finished=self.run.progress.sample,
+            matches, self._policies(), policy="main", label=f"rate-{name}", recorder=self.run.recorder,
+            finished=self.run.plays(f"rating {name}", matches),
         )
 
     async def _train(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from polyturn.protocols import Answer, Ask, Match, Player, Policy, Suite
 from polyturn.record.read import read_metrics
 from polyturn.rollout.pool import Pool
 from polyturn.seeds import derive, generator
-from polyturn.types import EMPTY, Episode, Message, Sampling, Seat, Task, assistant
+from polyturn.types import Message, Sampling, Seat, Task, assistant
 
 ORDER = ("stage1", "stage2", "stage1_longer", "done")
 ROWS = ("null", "random", "base", "stage1", "stage1_longer", "stage2", "oracle")
@@ -243,22 +242,11 @@ class Quickstart:
 
     async def _rate(self, row: str, matches: list[Match], policy: Policy) -> None:
         """Plays a row, or reads it from the record of an earlier attempt."""
-        self.run.progress.stage(f"rating {row}", len(matches) * self.settings.trials)
         self.table[row] = await evaluate_once(
             matches, {"main": policy}, policy="main", label=f"rate-{row}", recorder=self.run.recorder, pool=self.pool,
-            finished=self._counting(),
+            finished=self.run.plays(f"rating {row}", matches),
         )
         self.run.keep(table={name: as_json(self.table[name]) for name in ROWS if name in self.table})
-
-    def _counting(self) -> Callable[[Episode], None]:
-        """Shows each finished episode and counts it."""
-        numbers = count()
-
-        def finished(episode: Episode) -> None:
-            self.run.progress.sample(episode)
-            self.run.progress.iteration(next(numbers), EMPTY)
-
-        return finished
 
     async def _kuhn_probabilities(self) -> dict[str, Mapping[str, float]]:
         """Information state -> reply -> probability of exactly that reply, made to sum to 1 over the legal ones."""

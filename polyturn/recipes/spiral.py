@@ -226,9 +226,9 @@ async def exploited(settings: Settings, model: Local) -> dict[str, float]:
 async def wins(settings: Settings, run: Run, model: Local, label: str) -> dict[str, float]:
     """How often each seat wins against a random player: ``kuhn_first``, ``tic_tac_toe_second`` ..."""
     matches = held_out(settings)
-    run.progress.stage(f"wins {label}", len(matches))
     found = await evaluate(
-        matches, {"main": model}, policy="main", label=label, recorder=run.recorder, finished=run.progress.sample)
+        matches, {"main": model}, policy="main", label=label, recorder=run.recorder,
+        finished=run.plays(f"wins {label}", matches))
     return wins_by_seat(found.groups)
 
 

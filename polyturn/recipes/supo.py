@@ -269,11 +269,10 @@ class _Work:
         context = context_of(
             self.settings, self.limit, most or self.settings.summaries, frozen=self.frozen is not None
         )
-        self.run.progress.stage(f"table {name}", 0)
+        matches = _matches(self.settings, partial(player, context), steps)
         result = await evaluate_once(
-            _matches(self.settings, partial(player, context), steps), self._policies(), policy="main",
-            label=f"table-{name}", recorder=self.run.recorder,
-            finished=self.run.progress.sample,
+            matches, self._policies(), policy="main", label=f"table-{name}", recorder=self.run.recorder,
+            finished=self.run.plays(f"table {name}", matches),
         )
         self.tables[name] = result
         self.found[name] = kept(result)

@@ -1,5 +1,7 @@
 """Live control of a run at work: what somebody asks of it stands in a file, and it obeys between two iterations.
 
+While episodes are only played (a rating, demonstrations) there are none, so ``stop`` is obeyed between two episodes.
+
 ``control.jsonl`` in the run folder holds checksummed lines: orders (``ask``), and what the run did about each
 (``did``). Whoever may write the folder may ask; there is no port. What was *set* belongs to the run: an attempt that
 resumes sets it again at the iteration at which it was set, so that a resumed run equals the one left alone.
@@ -26,7 +28,8 @@ from polyturn.waits import Waiting
 FILE = "control.jsonl"
 COMMANDS = {
     "pause": "wait after this iteration", "resume": "go on", "checkpoint": "save now, and go on",
-    "stop": "save after this iteration, and end", "set": "change limits from the next iteration on",
+    "stop": "save after this iteration, or leave a rating after this episode, and end",
+    "set": "change limits from the next iteration on",
 }
 LIMITS = tuple(f.name for f in fields(Limits))
 SETTINGS = (*LIMITS, "max_tokens", "temperature", "concurrency", "call_seconds")
@@ -171,12 +174,28 @@ class Control:
                 self._did(order, stage, i, said)
                 note(f"{said} ({order.by})" if order.by else said)
                 if order.command == "stop":
-                    raise Stopped(f"{said}, as asked for by {order.by or 'somebody'}; polyturn run --resume "
-                                  f"{self.folder} goes on")
+                    raise self._stopped(order, said)
             if not paused:
                 return
             with Waiting("the loop", "somebody", f"polyturn ctl {self.folder} resume, or stop"):
                 await self.sleep(POLL_S)
+
+    def within(self, stage: str, done: int) -> None:
+        """Obeys a ``stop`` after ``done`` episodes of a stage that only plays; other orders wait for an iteration.
+
+        Raises: Stopped; nothing is saved.
+        """
+        waiting = self._waiting()
+        stop = next((order for order in waiting if order.command == "stop"), None)
+        if stop is not None:
+            said = f"stopped after episode {done} of {stage}, which is played again"
+            self._did(stop, stage, done, said)
+            raise self._stopped(stop, said)
+        if waiting:
+            self._seen = -1  # they are to be read again before an iteration
+
+    def _stopped(self, order: Order, said: str) -> Stopped:
+        return Stopped(f"{said}, as asked for by {order.by or 'somebody'}; polyturn run --resume {self.folder} goes on")
 
     def limits(self, own: Limits) -> Limits:
         """The limits of a match under what is set."""

@@ -92,6 +92,8 @@ class RunRecorder:
         self._plays: dict[str, int] = {}
         self._older: dict[str, int] = {}
         self._updates = self._count = 0
+        self.taken = 0
+        """How many turns this attempt wrote."""
         try:
             self.info = self._begun(info)
             self._tables = {name: Table(self.folder / f"{name}.jsonl") for name in TABLES}
@@ -122,6 +124,7 @@ class RunRecorder:
                 "attempt": self.attempt, "play": play.number, **turn_row(episode_id, turn, messages, spans),
             })
             play.turns[turn.at] = turn
+            self.taken += 1
             play.messages.update({(turn.seat, turn.policy, i): m for i, m in messages.items()})
             play.spans.update({(turn.seat, turn.policy, i): s for i, s in spans.items()})
 
@@ -233,13 +236,13 @@ class RunRecorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Closes; an exception on its way out makes the attempt ``failed`` (``stopped`` for ctrl-C). Where that cannot
-        be written, the exception goes on as it came, and the attempt reads as ``killed``."""
+        """Closes; an exception on its way out makes the attempt ``failed`` (``stopped`` for what ends a program). Where
+        that cannot be written, the exception goes on as it came, and the attempt reads as ``killed``."""
         if kind is None:
             self.close()
             return
         with suppress(OSError):
-            self.close("stopped" if kind is KeyboardInterrupt else "failed", f"{kind.__name__}: {error}")
+            self.close("failed" if issubclass(kind, Exception) else "stopped", f"{kind.__name__}: {error}")
 
     # ------------------------------------------------------------ inside
 

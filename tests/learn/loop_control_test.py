@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from polyturn.agents.chat import ChatAgent
 from polyturn.audit.report import audit_run
 from polyturn.envs.arithmetic import arithmetic
 from polyturn.errors import Stopped
+from polyturn.evaluate.recorded import evaluate_once
 from polyturn.learn.loop import train
 from polyturn.learn.run import Run
 from polyturn.policies.scripted import Scripted
@@ -19,6 +21,7 @@ from polyturn.protocols import Match, Player
 from polyturn.record.control import ask
 from polyturn.record.read import read_credit, read_episodes
 from polyturn.rollout.episode import Place, play_episode
+from polyturn.rollout.pool import Pool
 from polyturn.types import Sampling
 from tests.learn.loop_test import a_run, numbers, stage
 from tests.policies.tiny import tiny_local, tiny_model
@@ -58,6 +61,28 @@ async def test_a_stopped_run_goes_on_with_what_was_set(tmp_path: Path) -> None:
         {k: v for k, v in row.items() if k not in gone} for row in numbers(whole_run)]
     for model in (whole, first, second):
         model.close()
+
+
+async def test_a_stop_in_a_rating_is_obeyed_after_an_episode_and_the_rating_is_played_again(tmp_path: Path) -> None:
+    sums = arithmetic()
+    player = {"agent": Player(ChatAgent, "main")}
+    matches = [Match(sums, task, player) for task in islice(sums.tasks("test"), 4)]
+
+    async def rate(run: Run) -> int:
+        rated = await evaluate_once(
+            matches, {"main": Scripted(lambda messages: "1", name="main")}, policy="main", label="rate",
+            recorder=run.recorder, pool=Pool(1), finished=run.plays("rating", matches))
+        run.recorder.close()
+        return rated.mixture.n_trials
+
+    first = a_run(tmp_path / "run")
+    asking(first, {1: ("stop", {})})
+    with pytest.raises(Stopped, match="stopped after episode 2 of rating"):
+        await rate(first)
+    first.recorder.close("stopped")
+    assert len(list(read_episodes(first.folder))) == 2
+    again = a_run(tmp_path / "run", resume=True)
+    assert await rate(again) == 4 and len(list(read_episodes(again.folder))) == 4
 
 
 async def test_temperature_and_longest_reply_are_recorded_and_learned_from_as_they_were_drawn(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from io import StringIO
@@ -84,3 +85,18 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, states: dict[st
     checkpoint.save(tmp_path / "run" / "checkpoints" / "state", states)
     with open_run(tmp_path / "run", resume=True) as recorder, pytest.raises(BadInput, match="no checkpoint of a run"):
         Run(tmp_path / "run", recorder, make_progress(StringIO()))
+
+
+async def test_what_a_signal_ends_is_saved_before_the_next_iteration(tmp_path: Path) -> None:
+    run, memory = a_run(tmp_path / "run"), Memory()
+    await run.heed("play", 2, {"memory": memory})
+    assert run.at is None
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await run.heed("play", 3, {"memory": memory})
+    assert run.at == ("play", 3)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    task.uncancel()
+    run.recorder.close()

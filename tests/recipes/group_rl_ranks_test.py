@@ -41,7 +41,7 @@ async def finished(folder: Path, settings: Settings, ranks: Ranks | None, *, res
 
     def boom(i: int, metrics: Any) -> None:
         shown(i, metrics)
-        if i == until:
+        if i == until and metrics:  # a rating counts its episodes without any
             raise KeyboardInterrupt
 
     run.progress.iteration = boom  # type: ignore[method-assign]

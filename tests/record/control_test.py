@@ -64,6 +64,23 @@ async def test_checkpoint_and_limits(recorder: RunRecorder) -> None:
     recorder.close()
 
 
+async def test_while_episodes_are_only_played_a_stop_is_obeyed_and_the_rest_waits(recorder: RunRecorder) -> None:
+    control, save = Control(recorder.folder), Saves()
+    control.within("rating base", 1)
+    ask(recorder.folder, "checkpoint")
+    control.within("rating base", 2)
+    control.within("rating base", 3)
+    await control.between("learn", 0, save)
+    assert save.count == 1
+    ask(recorder.folder, "stop", by="me")
+    with pytest.raises(Stopped, match=f"asked for by me; polyturn run --resume {recorder.folder} goes on"):
+        control.within("rating base", 4)
+    assert [order.said for order in orders(recorder.folder)] == [
+        "saved before iteration 0 of learn", "stopped after episode 4 of rating base, which is played again"]
+    assert save.count == 1
+    recorder.close()
+
+
 async def test_a_pause_lasts_until_it_is_ended_and_hears_other_orders(recorder: RunRecorder) -> None:
     told: list[bool] = []
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from polyturn.errors import BadInput, DeadlinePassed, EnvironmentFailed, PolyturnError
+from polyturn.tools.pipes import close_pipes
 from polyturn.waits import Expired, Waiting, within
 
 CHILD: Final = Path(__file__).with_name("child.py")
@@ -225,4 +226,4 @@ class Outside:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             if self._loop is not None and not self._loop.is_closed():
-                process._transport.close()  # type: ignore[attr-defined]
+                close_pipes(process)

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from polyturn.errors import BadInput, NotIsolated, UnknownName
 from polyturn.tools.functions import ToolFailed
+from polyturn.tools.pipes import close_pipes
 from polyturn.tools.sandbox.isolation import ENVIRONMENT, INSTALL, LEVELS, Bounds, Level, missing, refused, start
 from polyturn.waits import Waiting
 
@@ -258,7 +259,7 @@ class Sandbox:
         self._given_up = False
         if process is not None:
             _kill(process)
-            process._transport.close()  # type: ignore[attr-defined]  # who holds our pipes open must not hold us
+            close_pipes(process)
             await process.wait()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
