@@ -309,10 +309,10 @@ class Work:
 
     async def rate(self, label: str) -> dict[str, float]:
         """Return, score and share of words found on the held-out games."""
-        self.run.progress.stage(f"rating {label}", 0)
+        games = held_out(self.settings)
         found = await evaluate(
-            held_out(self.settings), {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
-            finished=self.run.progress.sample)
+            games, {"main": self.model}, policy="main", label=label, recorder=self.run.recorder,
+            finished=self.run.plays(f"rating {label}", games))
         played = [episode for group in found.groups for episode in group if episode.final is not None]
         return {
             "return": float(np.mean([episode.paid("agent") for episode in played])), "score": found.mixture.mean,
