@@ -157,7 +157,7 @@ async def test_a_saved_model_is_loaded_by_transformers_unchanged(tmp_path: Path)
     policy.save(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     saved = policy.model.state_dict()
-    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, saved[name].cpu()) for name, value in model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert Chat(tokenizer).template_sha256 == policy.info().template_sha256
     policy.close()

@@ -74,10 +74,10 @@ async def test_attention_that_is_not_driven_falls_back_and_says_so(changes: dict
 async def test_long_prompts_are_read_in_parts_while_others_go_on() -> None:
     from polyturn.policies.sampler.driven import ROWS
 
-    model = tiny_model(max_position_embeddings=4096)
+    model = tiny_model(max_position_embeddings=16384)
     policy = tiny_local(model)
     draws = np.random.default_rng(0)
-    path = draws.integers(0, 256, 3 * ROWS["cpu"] + 7).astype(np.int32)
+    path = draws.integers(0, 256, 3 * ROWS[policy.device.type] + 7).astype(np.int32)
     found = (await policy.logprobs([path]))[0]
     with torch.no_grad():
         ids = torch.from_numpy(path.astype(np.int64))[None].to(model.device)

@@ -24,7 +24,8 @@ async def test_publish_brings_the_new_weights_and_drops_old_caches(dtype: Any) -
     hashed = policy.info().weights_sha256
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            more = 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter.add_(more.to(parameter.device))
     if dtype == "float32":
         with pytest.raises(PolicyFailed, match="publish"):
             await policy.sample((user("hi"),), sampling=greedy)
@@ -49,7 +50,7 @@ async def test_sampling_leaves_the_training_model_alone() -> None:
     await policy.sample((user("hi"),), sampling=Sampling(max_tokens=3, seed=0))
     assert model.training and not policy.sampling_model.training
     assert model.config._attn_implementation == "sdpa"
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(before[name], value.cpu()) for name, value in model.state_dict().items())
     shared = {p.data_ptr() for p in model.parameters()}
     assert all(p.data_ptr() in shared for p in policy.sampling_model.parameters())
     policy.close()
@@ -65,7 +66,8 @@ async def test_lora_is_merged_for_sampling_and_peft_loads_it_unchanged(tmp_path:
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+                drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                parameter.copy_(drawn)
     policy.publish(1)
     sampled = await policy.sample((user("hi"),), sampling=Sampling(seed=3, max_tokens=12))
     assert sampled.ids is not None
