@@ -137,7 +137,7 @@ def of_learner() -> Iterator[None]:
 
     with ExitStack() as all_of:
         for module in (layers, attention):
-            for function in ("blocks_forward", "blocks_back"):
+            for function in ("attend", "attend_back"):
                 all_of.enter_context(telling(module, function, ATTENTION))
         all_of.enter_context(telling(attention, "_masked", ATTENTION))
         for function in ("forward", "backward"):
