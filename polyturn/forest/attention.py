@@ -106,6 +106,8 @@ def attend_back(slope: Tensor, saved: tuple[Tensor, ...], layout: Layout, scale:
 
 
 class _Attention(torch.autograd.Function):
+    """:func:`attend` for layers that take their own forward."""
+
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
         out, *kept = attend(query, key, value, layout, scale)
