@@ -242,13 +242,13 @@ async def test_workers_end_with_the_crew_and_with_the_play(tmp_path: Path) -> No
 
 
 async def test_who_waits_in_a_worker_is_seen_here_until_it_ends() -> None:
-    def inside() -> list[Waiting]:
-        return [wait for wait in waits() if " in worker 0 (process " in wait.who]
+    def inside(what: str = "") -> list[Waiting]:
+        return [wait for wait in waits() if " in worker 0 (process " in wait.who and what in wait.said()[2]]
 
     async with at_work(1) as crew:
         playing = asyncio.create_task(crew.play(match(sleep_s=60.0), {"main": Breaks(PolicyFailed(""))}, Place("e")))
         async with asyncio.timeout(60):
-            while not inside():  # noqa: ASYNC110 (another process says it)
+            while not inside("step()"):  # noqa: ASYNC110 (another process says it; it starts the episode before)
                 await asyncio.sleep(0.1)
         (wait,) = inside()
         assert wait.who.startswith("episode e in ") and (wait.whom, wait.what) == ("environment talk", "step()")
