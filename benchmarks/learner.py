@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import torch
 
 from benchmarks import shares
@@ -25,7 +26,7 @@ from benchmarks.matrices import matrix_rate, operations
 from benchmarks.models import Train, load, load_tokenizer
 from benchmarks.reference import Shape, Work, advantages, episodes, rows, tokens
 from benchmarks.report import Report, parser, show
-from benchmarks.timing import interleaved, peak_bytes, sweep
+from benchmarks.timing import fastest, interleaved, peak_bytes
 from polyturn.learn.gradient import Reader, accumulate, make_batch
 from polyturn.learn.learner import Learner
 from polyturn.learn.memory import resident_bytes
@@ -139,11 +140,11 @@ def measure(case: Case, work: Work, report: Report, repeats: int) -> None:
 
 def _best(run: Callable[[int], object], settings: Sequence[int], report: Report, told: tuple[str, str]) -> int:
     """The fastest setting among those that stay under :data:`LIMIT`; every one is a row of the report."""
-    seconds = sweep(settings, run)
-    peaks = {setting: peak_bytes(partial(run, setting)) for setting in settings}
+    best, found = fastest(settings, run, most=LIMIT / 2**30, holds=psutil.virtual_memory().total / 2**30)
     for setting in settings:
-        report.row(told[0], told[1].format(setting), seconds[setting], "s", peaks[setting] / 2**30, "GiB")
-    return min((s for s in settings if peaks[s] <= LIMIT), key=seconds.__getitem__)
+        seconds, peak_gib = found.get(setting, ("not tried: more memory than there is", ""))
+        report.row(told[0], told[1].format(setting), seconds, "s", peak_gib, "GiB")
+    return int(best)
 
 
 def _swept(contender: Ours | Theirs, small: Work, setting: int) -> None:

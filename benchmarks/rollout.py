@@ -33,7 +33,7 @@ from benchmarks.models import load, load_tokenizer
 from benchmarks.reference import Shape, Work
 from benchmarks.report import Report, parser, show
 from benchmarks.rollout_hf import Continuous, generate, model_of
-from benchmarks.timing import Timing, interleaved
+from benchmarks.timing import Timing, fastest, interleaved
 from polyturn.chat import Chat
 from polyturn.policies.embedded import embedded_model
 from polyturn.policies.local import Local
@@ -102,15 +102,11 @@ def best(
     run: Callable[[int], Any], settings: Sequence[int], report: Report, heading: str, told: str, *,
     per: Callable[[int], float] = lambda n: 1.0,
 ) -> int:
-    """The fastest setting after one call to warm up; ``per`` is the work that a setting's call did, as a number."""
-    run(settings[0])
-    seconds = {}
-    for setting in settings:
-        began = time.perf_counter()
-        run(setting)
-        seconds[setting] = (time.perf_counter() - began) / per(setting)
-        report.row(heading, told.format(setting), seconds[setting] * per(setting), "s")
-    return min(settings, key=seconds.__getitem__)
+    """The fastest setting, each told; ``per``: the work that a setting's call does, as a number."""
+    chosen, found = fastest(settings, run, per=per)
+    for setting, (seconds, _) in found.items():
+        report.row(heading, told.format(setting), seconds, "s")
+    return int(chosen)
 
 
 def vllm(python: str, scripts: Sequence[Script], dtype: str, repeats: int) -> tuple[Timing, str]:

@@ -87,19 +87,26 @@ def peak() -> int:
 
 def fastest(
     settings: Sequence[Any], work: Callable[[Any], object], *, most: float = float("inf"),
-    per: Callable[[Any], float] = lambda setting: 1.0,
+    per: Callable[[Any], float] = lambda setting: 1.0, holds: float = float("inf"),
 ) -> tuple[Any, dict[Any, tuple[float, float]]]:
     """The setting of the fewest seconds for a unit of work among those that took at most ``most`` GiB, and setting ->
-    (seconds, GiB at most) of one call each, after one call of the first to warm up. ``per``: units that a setting's
-    call does. Raises: ValueError where no setting takes so little.
+    (seconds, GiB at most) of one call each, after one call of the first to warm up.
+
+    ``per``: units that a setting's call does. ``holds``: GiB that may be taken at all; where settings are rising numbers
+    in whose proportion memory grows, one that would take more, judged by the one before, is not tried, nor is any after
+    it. Raises: ValueError where no setting takes so little.
     """
     work(settings[0])
     found: dict[Any, tuple[float, float]] = {}
     for setting in settings:
+        if found and holds < float("inf"):
+            before = next(reversed(found))
+            if found[before][1] * setting / before > holds:
+                break
         forget_peak()
         seconds, _ = once(lambda s=setting: work(s))  # type: ignore[misc]
         found[setting] = (seconds, peak() / 2**30)
-    within = [setting for setting in settings if found[setting][1] <= most]
+    within = [setting for setting in found if found[setting][1] <= most]
     return min(within, key=lambda setting: found[setting][0] / per(setting)), found
 
 

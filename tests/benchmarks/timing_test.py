@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.timing import fastest, interleaved, sweep
+from benchmarks.timing import fastest, forget_peak, interleaved, peak, sweep
 
 
 def test_every_contender_runs_in_every_round_and_the_first_round_is_not_counted() -> None:
@@ -35,6 +35,21 @@ def test_the_fastest_for_its_work_that_takes_little_enough() -> None:
     assert fastest([2_000_000, 20], work, per=float)[0] == 2_000_000, "less time for each of its numbers"
     with pytest.raises(ValueError, match="empty"):
         fastest([1], work, most=1e-6)
+
+
+def test_what_would_take_more_memory_than_there_is_is_not_tried() -> None:
+    held = [b""]
+
+    def hold(mib: int) -> None:
+        held[0] = b""
+        held[0] = b"x" * (mib * 2**20)
+
+    forget_peak()
+    now_gib = peak() / 2**30
+    most_mib = 1024 * now_gib + 64 + 128  # 64 take about this process and 64; four times as much is more than this
+    best, found = fastest([64, 256, 1024], hold, holds=most_mib / 1024)
+    assert list(found) == [64] and best == 64
+    assert list(fastest([64, 65], hold, holds=4 * most_mib / 1024)[1]) == [64, 65]
 
 
 PEAKS = """
