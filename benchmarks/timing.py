@@ -92,9 +92,9 @@ def fastest(
     """The setting of the fewest seconds for a unit of work among those that took at most ``most`` GiB, and setting ->
     (seconds, GiB at most) of one call each, after one call of the first to warm up.
 
-    ``per``: units that a setting's call does. ``holds``: GiB that may be taken at all; where settings are rising numbers
-    in whose proportion memory grows, one that would take more, judged by the one before, is not tried, nor is any after
-    it. Raises: ValueError where no setting takes so little.
+    ``per``: units that a setting's call does. ``holds``: GiB that there are, for settings that are rising numbers in
+    whose proportion memory grows: one that would take more, judged by the one before, is not tried, nor any after it.
+    Raises: ValueError where no setting takes so little.
     """
     work(settings[0])
     found: dict[Any, tuple[float, float]] = {}

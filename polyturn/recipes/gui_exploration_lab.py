@@ -27,15 +27,16 @@ from polyturn.evaluate.recorded import evaluate_once
 from polyturn.evaluate.study import Study
 from polyturn.learn.curriculum import Mixture, Share, stretch
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
+from polyturn.learn.rates import constant
 from polyturn.learn.run import Run
 from polyturn.losses.policy_gradient import policy_gradient
 from polyturn.losses.weighting import token_mean
 from polyturn.methods.envs.gui_exploration_lab import (
+    WARM_UP,
     Goal,
     PathReward,
     StepReward,
     judged,
-    lr_at,
     path_accuracy,
     static_report,
 )
@@ -247,7 +248,7 @@ class _Work:
         stage = Stage(
             name, Mixture((share,), derive("gui_exploration_lab", name, self.settings.seed), first=first),
             {"main": policy}, self.model, self.run.learner(self.model, lr=lr), rule, updates,
-            lr=lambda i: lr_at(i, updates, lr=lr),
+            lr=lambda i: lr * constant(i, warm=WARM_UP * updates),
         )
         await train(self.run, stage, save_every=self.settings.save_every)
 

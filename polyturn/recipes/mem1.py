@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_text
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
+from polyturn.learn.rates import linear
 from polyturn.learn.run import Run
 from polyturn.methods.context.mem1 import ConstantState, hint_text, mem1_rule, peak_context
 from polyturn.policies.local import Local
@@ -197,11 +197,6 @@ async def constant_memory(model: Local, settings: Settings) -> dict[str, dict[st
     return found
 
 
-def falling(lr: float, updates: int, update: int) -> float:
-    """The learning rate of an update of imitation: up over ten of them, then down to nothing at the last."""
-    return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
-
-
 def _episodes(result: Result) -> list[Any]:
     return [episode for group in result.groups for episode in group]
 
@@ -291,6 +286,6 @@ class _Work:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), {"main": policy}, self.model,
             self.run.learner(self.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
-            lr=None if name == "learn" else partial(falling, lr, updates),
+            lr=None if name == "learn" else lambda i: lr * linear(i, updates, warm=10),
         )
         await train(self.run, stage, save_every=self.settings.save_every)

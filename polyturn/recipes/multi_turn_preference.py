@@ -7,6 +7,7 @@ equally many samples.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from polyturn.learn.account import account_of
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.learns import Learns
 from polyturn.learn.loop import Metrics, Stage, imitation, passed, played_metrics, train
+from polyturn.learn.rates import cosine
 from polyturn.learn.run import Run
 from polyturn.learn.split import split_gaps
 from polyturn.losses.learned import Loss
@@ -32,7 +34,6 @@ from polyturn.losses.weighting import group_mean, token_mean, trajectory_mean
 from polyturn.methods.learning.multi_turn_preference import (
     RightAndWrong,
     chosen_tokens,
-    cosine,
     m_dpo,
     m_kto,
     mismatch_point,
@@ -262,7 +263,7 @@ class _Work:
         for step, part in enumerate(parts):
             if settings.arm == "m_kto" and len(part) < 2:
                 continue
-            learner.lr = settings.lr * cosine(step, len(parts))
+            learner.lr = settings.lr * cosine(step, len(parts), warm=math.ceil(0.1 * len(parts)))
             for name, value in self._update(learner, k, part).items():
                 sums[name] = sums.get(name, 0.0) + value
         return sums

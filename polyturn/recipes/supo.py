@@ -26,6 +26,7 @@ from polyturn.evaluate.study import Study
 from polyturn.evaluate.tables import as_json, as_text, cells
 from polyturn.learn.curriculum import Mixture, Share
 from polyturn.learn.loop import Rule, Stage, imitation, passed, train
+from polyturn.learn.rates import linear
 from polyturn.learn.run import Run
 from polyturn.methods.context.supo import supo_context, supo_rule
 from polyturn.policies.local import Local
@@ -202,11 +203,6 @@ def _matches(settings: Settings, seat: Callable[[], Player], steps: int | None =
     return [Match(suite, task, {"agent": seat()}, derive("test", task.id)) for task in suite.tasks("test")]
 
 
-def falling(lr: float, updates: int, update: int) -> float:
-    """The learning rate of an update of imitation: up over ten of them, then down to nothing at the last."""
-    return lr * min(1.0, (update + 1) / 10) * (1 - update / updates)
-
-
 # ---------------------------------------------------------------- the steps of a run
 
 
@@ -306,7 +302,7 @@ class _Work:
         stage = Stage(
             name, Mixture((share,), derive(name, self.settings.seed)), policies, self.model,
             self.run.learner(self.model, lr=lr, tokens_per_pass=TOKENS_PER_PASS), rule, updates,
-            lr=None if name == "learn" else partial(falling, lr, updates),
+            lr=None if name == "learn" else lambda i: lr * linear(i, updates, warm=10),
         )
         await train(self.run, stage, save_every=self.settings.save_every)
 

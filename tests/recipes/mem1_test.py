@@ -24,7 +24,6 @@ from polyturn.recipes.mem1 import (
     Settings,
     constant_memory,
     context_of,
-    falling,
     held_out,
     main,
     matches,
@@ -110,7 +109,3 @@ def test_contexts_by_arm_and_held_out_matches() -> None:
     assert isinstance(context_of(Settings()), ConstantState) and isinstance(context_of(Settings(arm="full")), Keep)
     made = held_out(Settings(test_tasks=5, objectives=3))
     assert len(made) == 5 and all(len(match.task.payload["answers"]) == 3 for match in made)
-
-
-def test_imitation_begins_gently_and_ends_at_nothing() -> None:
-    assert [falling(1.0, 20, update) for update in (0, 9, 19)] == pytest.approx([0.1, 0.55, 0.05])

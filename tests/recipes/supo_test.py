@@ -22,7 +22,6 @@ from polyturn.recipes.supo import (
     Settings,
     _matches,
     context_of,
-    falling,
     held_out,
     hunter,
     kept,
@@ -105,7 +104,3 @@ def test_contexts_by_arm_and_held_out_matches() -> None:
     assert isinstance(summary, Summary) and (summary.policy, summary.most, summary.roll_back) == ("frozen", 3, True)
     matches = held_out(Settings(test_tasks=5))
     assert [match.task.id for match in matches] == [task.id for task in key_hunt(test_tasks=5).tasks("test")]
-
-
-def test_imitation_begins_gently_and_ends_at_nothing() -> None:
-    assert [falling(1.0, 20, update) for update in (0, 9, 19)] == pytest.approx([0.1, 0.55, 0.05])

@@ -61,15 +61,6 @@ TOLERANCE = 0.05
 Goal: TypeAlias = Literal["a2b", "a2b_wo", "soft_a2b"]
 
 
-def lr_at(iteration: int, iterations: int, *, lr: float = LR, warm_up: float = WARM_UP) -> float:
-    """The learning rate of an iteration (from 0): rises over the first ``warm_up`` of all iterations, then stays.
-
-    >>> [round(lr_at(i, 40, lr=1.0), 2) for i in (0, 1, 2, 39)]
-    [0.5, 1.0, 1.0, 1.0]
-    """
-    return lr * min(1.0, (iteration + 1) / max(1.0, warm_up * iterations))
-
-
 # ---------------------------------------------------------------- one step
 
 

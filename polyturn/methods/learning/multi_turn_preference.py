@@ -242,16 +242,3 @@ def whole_text(tokens: Tokens) -> Tokens:
 
 _READ = ("sampled", "behavior", "temperature", "version")
 _COLUMNS = ("node", *_READ, "turn", "trajectory", "group")
-
-
-def cosine(step: int, steps: int, *, warm: float = 0.1) -> float:
-    """The share of the learning rate at ``step`` (0, 1, ...) of ``steps``: linear over the first ``warm`` of them, then
-    half a cosine down to 0.
-
-    >>> [round(cosine(step, 11), 3) for step in (0, 1, 6, 10)]
-    [0.5, 1.0, 0.587, 0.03]
-    """
-    rising = max(1, math.ceil(warm * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

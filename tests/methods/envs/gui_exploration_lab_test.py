@@ -26,7 +26,6 @@ from polyturn.methods.envs.gui_exploration_lab import (
     app_of,
     judged,
     legacy_reward_of,
-    lr_at,
     path_accuracy,
     reward_of,
     static_report,
@@ -124,12 +123,6 @@ def test_the_static_report_by_hand() -> None:
     assert path_accuracy(steps) == 2 / 3
     with pytest.raises(BadInput, match="no answered step"):
         path_accuracy(steps[-2:])
-
-
-def test_the_learning_rate_rises_over_the_first_twentieth() -> None:
-    # 5 % of 100 iterations: 1/5, 2/5, ... of 1e-6
-    assert [lr_at(i, 100) for i in (0, 1, 4, 5, 99)] == pytest.approx([2e-7, 4e-7, 1e-6, 1e-6, 1e-6])
-    assert lr_at(0, 3) == 1e-6
 
 
 # ---------------------------------------------------------------- the slow twin

@@ -23,7 +23,6 @@ from polyturn.methods.learning.multi_turn_preference import (
     RightAndWrong,
     chosen_likelihood,
     chosen_tokens,
-    cosine,
     is_clean,
     m_dpo,
     m_kto,
@@ -202,13 +201,6 @@ def test_mismatched_pairs_take_a_prompt_of_another_group_and_keep_what_was_heard
     assert tokens.id_N.tolist() == [10, 11, 12, 13, 14, 15, 16, 17]  # and only own words count
     with pytest.raises(BadInput, match="two or more groups"):
         mismatched(lay_out([(right, wrong)], "main"))
-
-
-def test_the_schedule_by_hand() -> None:
-    # 1 of 10 steps rises; then 0.5 * (1 + cos(pi * 0 / 9)) = 1, ..., at the middle 0.5 * (1 + cos(pi / 2)).
-    assert cosine(0, 10) == 1.0 and cosine(1, 10) == 1.0 and cosine(0, 1) == 1.0
-    assert cosine(10, 19) == pytest.approx(0.5 * (1 + math.cos(math.pi * 8 / 17)))
-    assert [cosine(k, 40) for k in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 
 # ---------------------------------------------------------------- (b) slow twins
