@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -175,21 +176,32 @@ def peak(contender: str, case: Case, work: Work) -> tuple[float, float]:
 
 
 def compare_peaks(case: Case, arguments: argparse.Namespace, report: Report) -> None:
-    """Peak memory of each in a process of its own, one group a pass."""
-    found = {}
-    for contender in ("ours", "trl"):
-        command = [sys.executable, "-m", "benchmarks.learner", "--peak", contender, "--dtype", case.dtype, "--train",
-                   case.train, *flags(arguments)]  # fmt: skip
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        found[contender] = (float(told[-2]), float(told[-1]))
+    """Peak memory of each in a process of its own, one group a pass; one that finds too little memory is said to."""
     table = "peak memory, one group a pass, MiB"
     if table not in report.tables:
         report.row(table, "case", "ours", "above loaded", "TRL", "above loaded", "ours / TRL")
-    share = found["ours"][0] / found["trl"][0]
-    cells = (f"{mib:.0f}" for whole, before in found.values() for mib in (whole, whole - before))
-    report.row(table, case.name, *cells, share)
-    report.details[case.name]["peak_mib"] = {name: {"peak": p, "loaded": b} for name, (p, b) in found.items()}
+    found = {contender: _own_peak(contender, case, arguments) for contender in ("ours", "trl")}
+    cells = (("more than there is", "") if peaks is None else (f"{peaks[0]:.0f}", f"{peaks[0] - peaks[1]:.0f}")
+             for peaks in found.values())
+    ours, theirs = found.values()
+    share = None if ours is None or theirs is None else ours[0] / theirs[0]
+    report.row(table, case.name, *(cell for pair in cells for cell in pair), "" if share is None else share)
+    report.details[case.name]["peak_mib"] = {
+        name: None if peaks is None else {"peak": peaks[0], "loaded": peaks[1]} for name, peaks in found.items()}
     report.details[case.name]["peak_share"] = share
+
+
+def _own_peak(contender: str, case: Case, arguments: argparse.Namespace) -> tuple[float, float] | None:
+    """(peak, peak before the batch) of a process of its own in MiB; None where the system killed it."""
+    command = [sys.executable, "-m", "benchmarks.learner", "--peak", contender, "--dtype", case.dtype, "--train",
+               case.train, *flags(arguments)]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:
+        return None
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    told = done.stdout.split()
+    return float(told[-2]), float(told[-1])
 
 
 def tell_shares(case: Case, work: Work, report: Report) -> None:

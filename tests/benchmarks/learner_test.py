@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
 
 import pytest
 import torch
 
 from benchmarks import learner
-from benchmarks.learner import Case, Ours, Theirs, apart, gradient, main
+from benchmarks.learner import Case, Ours, Theirs, apart, compare_peaks, gradient, main
 from benchmarks.models import Train
 from benchmarks.reference import Shape, Work
+from benchmarks.report import Report
 
 
 def test_apart_by_hand() -> None:
@@ -18,6 +21,31 @@ def test_apart_by_hand() -> None:
     assert apart({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([0.0, 4.0])}) == pytest.approx(0.75)
     with pytest.raises(AssertionError):
         apart({"a": torch.zeros(1)}, {"b": torch.zeros(1)})
+
+
+def test_a_peak_that_the_machine_cannot_hold_is_said_and_other_faults_are_not_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = {"ours": (0, "2048.0 512.0\n"), "trl": (-9, "")}
+
+    def ended(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        code, said = ends[command[command.index("--peak") + 1]]
+        return subprocess.CompletedProcess(command, code, said, "out of paper")
+
+    monkeypatch.setattr(learner.subprocess, "run", ended)
+    report = Report("learner", "learner", (), details={"float32 full": {}})
+    asked = argparse.Namespace(turns=24, shape="full", threads=1, layers=None)
+    compare_peaks(Case(), asked, report)
+    assert report.tables["peak memory, one group a pass, MiB"][1] == (
+        "float32 full", "2048", "1536", "more than there is", "", "")
+    assert report.details["float32 full"] == {
+        "peak_mib": {"ours": {"peak": 2048.0, "loaded": 512.0}, "trl": None}, "peak_share": None}
+    ends["trl"] = (0, "8192 512\n")
+    compare_peaks(Case(), asked, report)
+    assert report.details["float32 full"]["peak_share"] == 0.25
+    ends["trl"] = (1, "")
+    with pytest.raises(RuntimeError, match="ended with 1:\nout of paper"):
+        compare_peaks(Case(), asked, report)
 
 
 @pytest.mark.model
