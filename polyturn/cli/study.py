@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from polyturn.cli.listing import PACKAGE
 from polyturn.cli.parse import Parser, finite, positive, print_json
 from polyturn.cli.recipe import idle, load, module_of, with_values
+from polyturn.cli.signals import Terminated
 from polyturn.errors import BadInput, PolyturnError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Plan:
 
 
 def command(name: str, arguments: list[str]) -> int:
-    """Runs what is missing, and writes the results."""
+    """Runs what is missing, and writes the results. Runs at work end with the command and are made anew by the next."""
     asked = _parser().all_known(arguments)
     from polyturn.evaluate.study import to_choose, to_report
     from polyturn.record.run import code_sha256
@@ -56,7 +57,11 @@ def command(name: str, arguments: list[str]) -> int:
         first = to_choose(study)
         runs = effective(plan.recipe, [*first, *to_report(study, dict.fromkeys(study.arms, 0))])
         return _foresee(plan, runs, asked.json)
-    found = asyncio.run(conduct(recipe, study, plan))
+    try:
+        found = asyncio.run(conduct(recipe, study, plan))
+    except (KeyboardInterrupt, Terminated) as error:
+        error.add_note("the same command goes on with the runs that are missing")
+        raise
     path = write(found, Path(asked.write))
     if asked.json:
         print_json({**found, "written": str(path)})

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from polyturn.cli.main import main
 from polyturn.cli.study import curve_of, effective, study_of, words
 from polyturn.evaluate.study import Study, to_report
 
+ROOT = Path(__file__).parents[2]
 RECIPE = '''
 from dataclasses import dataclass
 
@@ -95,6 +102,29 @@ def test_a_failed_run_is_named_with_its_log(
     Path("bad.py").write_text(RECIPE.replace('"gain": 1.0}', '"gain": 1.0, "fail": True}'))
     assert main(["study", "bad.py", "--jobs", "1"]) == 4
     assert "run good-0-seed0 ended with 4: polyturn: error in your file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("sent", "code", "told"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_ends_the_runs_at_work_and_says_how_to_go_on(
+    sent: signal.Signals, code: int, told: str, tmp_path: Path
+) -> None:
+    waits = "    import asyncio\n    await asyncio.sleep(300)\n"
+    slow = RECIPE.replace("    for i in range(5):", f"{waits}    for i in range(5):")
+    (tmp_path / "mine.py").write_text(slow)
+    study = subprocess.Popen([sys.executable, "-m", "polyturn", "study", "mine.py", "--jobs", "2"], cwd=tmp_path,
+                             text=True, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("runs/study-mine/*/run.json"))) < 2:
+        assert time.monotonic() < until and study.poll() is None, "no run began"
+        time.sleep(0.05)
+    runs = psutil.Process(study.pid).children()
+    study.send_signal(sent)
+    _, said = study.communicate(timeout=60)
+    assert said.splitlines()[-1] == (f"polyturn: {told}; what was finished is kept; "
+                                     "the same command goes on with the runs that are missing")
+    assert study.returncode == code
+    assert len(runs) == 2 and not any(run.is_running() for run in runs)
 
 
 @pytest.mark.parametrize(("text", "says"), [
