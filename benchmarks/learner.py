@@ -143,8 +143,8 @@ def _best(run: Callable[[int], object], settings: Sequence[int], report: Report,
     """The fastest setting among those that stay under :data:`LIMIT`; every one is a row of the report."""
     best, found = fastest(settings, run, most=LIMIT / 2**30, holds=psutil.virtual_memory().total / 2**30)
     for setting in settings:
-        seconds, peak_gib = found.get(setting, ("not tried: more memory than there is", ""))
-        report.row(told[0], told[1].format(setting), seconds, "s", peak_gib, "GiB")
+        cells = (found[setting][0], "s", found[setting][1], "GiB") if setting in found else ("not tried: too large",)
+        report.row(told[0], told[1].format(setting), *cells)
     return int(best)
 
 
