@@ -87,8 +87,10 @@ def contenders(
     count = 2 * ours.suite.work.rollouts
     if "generate" in asked:
         model = model_of(dtype, layers)
-        rows = best(lambda n: generate(model, scripts[:count] * (n // count or 1), n), ROWS, report, heading,
-                    "generate, {} rows", per=lambda n: max(n, count))  # fmt: skip
+        few = scripts[:count]
+        sizes = [n for n in ROWS if n <= len(scripts)] or [len(scripts)]
+        rows = best(lambda n: generate(model, few * (n // len(few) or 1), n), sizes, report, heading,
+                    "generate, {} rows", per=lambda n: max(n, len(few)))  # fmt: skip
         found["transformers generate"] = lambda: generate(model, scripts, rows)
     if "continuous" in asked:
         other = model_of(dtype, layers)
