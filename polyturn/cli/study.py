@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,12 +190,19 @@ async def _process(arguments: Sequence[str], trial: Trial, plan: Plan) -> None:
         except TimeoutError:
             raise TrialFailed(f"run {trial.name} took more than {plan.timeout_s:.0f} s; see {log}") from None
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            await ended(process)
     if code != 0:
         lines = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]
         raise TrialFailed(f"run {trial.name} ended with {code}: {lines[-1]} (see {log})")
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Ends a process that is at work, and comes back when it is gone, however often it is cancelled meanwhile."""
+    if process.returncode is None:
+        process.kill()
+    while process.returncode is None:
+        with suppress(asyncio.CancelledError):
+            await process.wait()
 
 
 def words(recipe: str, settings: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from polyturn.cli.main import main
-from polyturn.cli.study import curve_of, effective, study_of, words
+from polyturn.cli.study import curve_of, effective, ended, study_of, words
 from polyturn.evaluate.study import Study, to_report
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,16 @@ def test_a_signal_ends_the_runs_at_work_and_says_how_to_go_on(
                                      "the same command goes on with the runs that are missing")
     assert study.returncode == code
     assert len(runs) == 2 and not any(run.is_running() for run in runs)
+
+
+async def test_a_run_that_is_ended_is_gone_though_the_wait_for_it_is_cancelled_twice() -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "300")
+    ending = asyncio.create_task(ended(process))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        ending.cancel()
+    await ending
+    assert process.returncode == -signal.SIGKILL and not psutil.pid_exists(process.pid)
 
 
 @pytest.mark.parametrize(("text", "says"), [
