@@ -115,13 +115,15 @@ def test_a_signal_ends_the_runs_at_work_and_says_how_to_go_on(
     (tmp_path / "mine.py").write_text(slow)
     study = subprocess.Popen([sys.executable, "-m", "polyturn", "study", "mine.py", "--jobs", "2"], cwd=tmp_path,
                              text=True, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    until = time.monotonic() + 60
-    while len(list(tmp_path.glob("runs/study-mine/*/run.json"))) < 2:
-        assert time.monotonic() < until and study.poll() is None, "no run began"
-        time.sleep(0.05)
-    runs = psutil.Process(study.pid).children()
-    study.send_signal(sent)
-    _, said = study.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 60
+        while len(list(tmp_path.glob("runs/study-mine/*/run.json"))) < 2:
+            assert time.monotonic() < until and study.poll() is None, "no run began"
+            time.sleep(0.05)
+        runs = psutil.Process(study.pid).children()
+    finally:
+        study.send_signal(sent)
+        _, said = study.communicate(timeout=60)
     assert said.splitlines()[-1] == (f"polyturn: {told}; what was finished is kept; "
                                      "the same command goes on with the runs that are missing")
     assert study.returncode == code
