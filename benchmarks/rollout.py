@@ -1,7 +1,8 @@
 """The reference episodes with an environment that costs nothing: our rollouts against samplers that record nothing.
 
-``python -m benchmarks.rollout`` runs ``generate`` and continuous batching of transformers beside ours; ``--vllm
-PYTHON`` adds vLLM of another environment (``make peers-vllm``). Ours plays whole episodes and its clock stops when the
+``python -m benchmarks.rollout`` runs ``generate`` and continuous batching of transformers beside ours; ``--against
+engine`` our own episodes with transformers' continuous batching as the engine of the policy; ``--vllm PYTHON`` adds
+vLLM of another environment (``make peers-vllm``). Ours plays whole episodes and its clock stops when the
 record is on disk; the others are handed ids. The same ids are shown and as many are written by all. ``--profile`` tells
 where our time goes instead.
 """
@@ -38,6 +39,7 @@ from polyturn.chat import Chat
 from polyturn.policies.embedded import embedded_model
 from polyturn.policies.local import Local
 from polyturn.policies.sampler.attention import NAME, attention
+from polyturn.policies.sampler.choose import EngineName
 from polyturn.policies.sampler.driven import Driven
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.policies.sampler.weights import twin_of
@@ -58,11 +60,11 @@ STEP_ROWS = 32
 class Ours:
     """Whole episodes, recorded."""
 
-    def __init__(self, dtype: Any, work: Work, layers: int | None) -> None:
+    def __init__(self, dtype: Any, work: Work, layers: int | None, engine: EngineName = "slots") -> None:
         tokenizer = load_tokenizer()
         chat = Chat(tokenizer)
         chat.stop_ids = ()  # every reply is as long as the work says
-        self.policy = Local(load(layers=layers), chat, dtype=dtype)
+        self.policy = Local(load(layers=layers), chat, dtype=dtype, engine=engine)
         self.suite = Canned(work, chat, tokenizer)
         self.groups: list[Group] = []
 
@@ -97,6 +99,10 @@ def contenders(
         tokens = best(lambda n: Continuous(other, n).run(scripts[:count]), BATCH_TOKENS, report, heading,
                       "continuous batching, {} tokens a step")  # fmt: skip
         found["transformers continuous"] = lambda: Continuous(other, tokens).run(scripts)
+    if "engine" in asked:
+        paged = Ours(dtype, ours.suite.work, layers, "continuous")
+        found["ours by continuous"] = partial(
+            paged.run, best(paged.run, CONCURRENCY, report, heading, "ours by continuous, {} episodes at once"))
     return found
 
 
@@ -254,7 +260,8 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--shape", choices=["full", "window", "summary"], default="full")
     made.add_argument("--layers", type=int, help="only the first layers of the model, for a quick look")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
-    made.add_argument("--against", nargs="*", default=["generate", "continuous"], choices=["generate", "continuous"])
+    peers = ["generate", "continuous", "engine"]
+    made.add_argument("--against", nargs="*", default=peers[:2], choices=peers)
     made.add_argument("--vllm", metavar="PYTHON", help="the interpreter of an environment with vLLM")
     parts = ["rollouts", "step", "growth"]
     made.add_argument("--only", nargs="*", choices=parts, default=parts)

@@ -113,6 +113,8 @@ def add_means(parser: Parser) -> None:
     parser.add_argument("--model", default="", help="for an address: the model's name there; for base: a model folder")
     parser.add_argument("--device", default="", help="where a model computes: cpu, cuda, cuda:1, mps (the first GPU, "
                         "else cpu)")
+    parser.add_argument("--engine", default="", help="how a model samples here: slots, continuous or plain (the first "
+                        "that fits)")
     parser.add_argument("--key-env", default="OPENAI_API_KEY", help="variable that holds the key (OPENAI_API_KEY)")
     parser.add_argument("--spend-limit", type=not_negative, metavar="USD", help="for an address: the most to spend")
     parser.add_argument("--price-prompt", type=not_negative, metavar="USD", help="for a million prompt tokens")
@@ -124,7 +126,7 @@ def means_of(asked: argparse.Namespace, dtype: str = "float32") -> Means:
     from polyturn.cli.policy import Means
 
     return Means(asked.model, dtype, getattr(asked, "deterministic", False), asked.key_env, asked.spend_limit,
-                 asked.price_prompt, asked.price_completion, asked.device)
+                 asked.price_prompt, asked.price_completion, asked.device, asked.engine)
 
 
 Reports: TypeAlias = Mapping[str, Mapping[str, float]]

@@ -34,6 +34,8 @@ class Means:
     price_completion: float | None = None
     device: str = ""
     """Of a model that runs here; empty = the first GPU, else the processor."""
+    engine: str = ""
+    """Of a model that runs here: how it samples; empty = the first engine that fits."""
 
 
 def check_policy(policy: str) -> None:
@@ -80,8 +82,10 @@ def _named(folder: Path) -> str | None:
 def open_policy(policy: str, means: Means = Means()) -> Policy:
     """The policy of this name, ready to sample, under the name ``main``."""
     check_policy(policy)
-    if means.device and (policy in ("random", "null", "oracle") or policy.startswith(("http://", "https://"))):
-        raise BadInput(f"--device {means.device} would do nothing: no model of policy {policy} computes here")
+    if policy in ("random", "null", "oracle") or policy.startswith(("http://", "https://")):
+        for flag, given in (("--device", means.device), ("--engine", means.engine)):
+            if given:
+                raise BadInput(f"{flag} {given} would do nothing: no model of policy {policy} computes here")
     if policy in ("random", "null", "oracle"):
         from polyturn.policies.dictated import Dictated
 
@@ -92,7 +96,9 @@ def open_policy(policy: str, means: Means = Means()) -> Policy:
 
     folder = (Path(means.model) if means.model else None) if policy == "base" else model_folder(Path(policy))
     dtype: Any = "float32" if means.deterministic else means.dtype
-    return Local.load(folder, name=MAIN, dtype=dtype, deterministic=means.deterministic, device=means.device)
+    engine: Any = means.engine
+    return Local.load(folder, name=MAIN, dtype=dtype, deterministic=means.deterministic, device=means.device,
+                      engine=engine)
 
 
 def _on_server(address: str, server: Means) -> Policy:

@@ -59,6 +59,10 @@ def command(name: str, arguments: list[str]) -> int:
         from polyturn.policies.device import name_device
 
         name_device(asked.device)
+    if asked.engine:
+        from polyturn.policies.sampler.choose import name_engine
+
+        name_engine(asked.engine)
     order = resumed(asked, subject, rest) if asked.resume else fresh(asked, subject, rest, parser)
     order = replace(played_by(order, asked.processes, asked.ray), ranks=asked.ranks)
     refuse_ranks(order)
@@ -77,6 +81,8 @@ def _parser() -> Parser:
                         help="same numbers every time: float32, fixed batches and threads; slower")
     parser.add_argument("--device", default="", help="where models compute: cpu, cuda, cuda:1, mps (the first GPU, "
                         "else cpu)")
+    parser.add_argument("--engine", default="", help="how models sample: slots, continuous or plain (the first "
+                        "that fits)")
     parser.add_argument("--processes", type=int, default=0, metavar="N",
                         help="decoupled training: so many other processes play the episodes (0: this one)")
     parser.add_argument("--ray", default="", metavar="ADDRESS",

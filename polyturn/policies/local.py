@@ -1,4 +1,4 @@
-"""A policy that runs here: any causal language model of transformers, sampled by our own engine."""
+"""A policy that runs here: any causal language model of transformers, sampled by our engine or by transformers'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from polyturn.errors import BadInput, PolicyFailed
 from polyturn.forest.threads import let_go
 from polyturn.policies.device import device_of
 from polyturn.policies.embedded import embedded_model
-from polyturn.policies.sampler.driven import Driven, check_driven
+from polyturn.policies.sampler.choose import TOLD, EngineName, engine_of, stepper_of
 from polyturn.policies.sampler.engine import Engine, Stats, Stepper
-from polyturn.policies.sampler.plain import Plain
 from polyturn.policies.sampler.request import Request, drawn_request, scored_request
 from polyturn.policies.sampler.weights import base_of, refresh, twin_of
 from polyturn.protocols import Completion, Written
@@ -38,9 +37,11 @@ class Local:
     """A policy over a model in memory; also scores bare paths.
 
     ``model`` is the training model, which a learner may share; it is never changed here. Sampling uses a twin: in
-    float32 it has the same parameters, in bfloat16 a copy that :meth:`publish` refreshes. ``engine`` names how it runs
-    (``"slots"``: caches continued, shared and forked; ``"plain"``: the model's own forward, one request at a time) and
-    ``engine_reason`` says why not otherwise. ``warning`` says what a user should know about the chat template.
+    float32 it has the same parameters, in bfloat16 a copy that :meth:`publish` refreshes. ``engine`` is how it runs:
+    ``"slots"`` (ours: caches continued, shared and forked), ``"continuous"`` (continuous batching of transformers) or
+    ``"plain"`` (the model's own forward, one request at a time); empty: the one that ``POLYTURN_ENGINE`` names, else
+    the fastest that gives the model's own numbers, and ``engine_reason`` says why not a faster one. All draw the same
+    ids from the same seed, but for rounding. ``warning`` says what a user should know about the chat template.
     ``device``: as :func:`polyturn.policies.device.device_of` reads it. ``deterministic``: the same seed gives the same
     bits whatever else is sampled (float32; about a third slower with many requests at work, four times with one).
     """
@@ -48,11 +49,13 @@ class Local:
     def __init__(
         self, model: Any, chat: Chat, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
         deterministic: bool = False, cache_bytes: int = CACHE_BYTES, device: str = "", tokenizer: Any = None,
+        engine: EngineName = "",
     ) -> None:
         if dtype not in DTYPES:
             raise BadInput(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         if deterministic and dtype != "float32":
             raise BadInput(f"deterministic sampling needs dtype 'float32'; got {dtype!r}")
+        engine_of(engine, deterministic=deterministic)
         self.device = device_of(device, deterministic=deterministic)
         self.model, self.chat, self.name, self.dtype = model.to(self.device), chat, name, dtype
         self.deterministic = deterministic
@@ -66,11 +69,11 @@ class Local:
         self._published = self._changes()
         self._weights_sha256: tuple[int, str] | None = None
         self._calls = count()
-        stepper, self.engine_reason = self._stepper(cache_bytes)
+        stepper, self.engine_reason = self._stepper(engine, cache_bytes)
         if self.warning:
             _log.warning("%s: %s", name, self.warning)
         if self.engine_reason:
-            _log.warning("%s is sampled one request at a time, without shared caches: %s", name, self.engine_reason)
+            _log.warning("%s is sampled %s: %s", name, TOLD[stepper.name], self.engine_reason)
         self._engine = Engine(stepper, name=name)
         let_go()
 
@@ -78,7 +81,7 @@ class Local:
     def load(
         cls, path: Path | str | None = None, *, name: str = "main", dtype: Literal["float32", "bfloat16"] = "float32",
         deterministic: bool = False, lora: int | None = None, cache_bytes: int = CACHE_BYTES, device: str = "",
-        progress: Callable[[str], None] | None = None,
+        progress: Callable[[str], None] | None = None, engine: EngineName = "",
     ) -> Local:
         """The model of a folder in the format of transformers (or of a peft adapter), or the embedded one.
 
@@ -92,33 +95,27 @@ class Local:
             model = with_lora(model, lora)
         return cls(
             model, Chat(tokenizer), name=name, dtype=dtype, deterministic=deterministic, cache_bytes=cache_bytes,
-            device=device, tokenizer=tokenizer,
+            device=device, tokenizer=tokenizer, engine=engine,
         )
 
-    def _stepper(self, cache_bytes: int) -> tuple[Stepper, str]:
+    def _stepper(self, engine: str, cache_bytes: int) -> tuple[Stepper, str]:
         plain: Any = base_of(self.model)
         training = plain.training
         plain.eval()
         try:
-            with torch.inference_mode():
-                driven = Driven(self.sampling_model, cache_bytes=cache_bytes, deterministic=self.deterministic)
-                check_driven(driven, plain)
-            return driven, ""
-        except Exception as error:  # whatever a foreign model does with our arguments
-            reason = f"{type(error).__name__}: {error}"
+            return stepper_of(
+                self.sampling_model, plain, engine_of(engine, deterministic=self.deterministic),
+                cache_bytes=cache_bytes, deterministic=self.deterministic,
+            )
         finally:
             plain.train(training)
-        if self.deterministic:
-            raise BadInput(f"this model cannot be sampled deterministically with others: {reason}")
-        self.sampling_model.config._attn_implementation = plain.config._attn_implementation
-        return Plain(self.sampling_model), reason
 
     # -------------------------------------------------------- Policy
 
     @property
-    def engine(self) -> str:
-        """``"slots"`` or ``"plain"``."""
-        return self._engine.stepper.name
+    def engine(self) -> EngineName:
+        """``"slots"``, ``"continuous"`` or ``"plain"``."""
+        return cast(EngineName, self._engine.stepper.name)
 
     @property
     def stats(self) -> Stats:

@@ -36,7 +36,7 @@ def replica_of(model: Local, *, cache_bytes: int = CACHE_BYTES) -> Local:
     copy = deepcopy(model.model, shared)
     made = Local(
         copy, model.chat, name=model.name, dtype=model.dtype, deterministic=model.deterministic,
-        cache_bytes=cache_bytes, device=str(model.device),
+        cache_bytes=cache_bytes, device=str(model.device), engine=model.engine,
     )
     made.publish(model.version)
     return made

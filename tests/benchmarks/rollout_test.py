@@ -93,7 +93,7 @@ def test_samplers_of_transformers_write_as_many() -> None:
 @pytest.mark.model
 def test_the_command_prints_ratios_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--json", "--groups", "1", "--turns", "2", "--layers", "1", "--repeats", "1", "--dtype", "float32",
-          "--against", "generate", "--only", "rollouts", "step"])  # fmt: skip
+          "--against", "generate", "engine", "--only", "rollouts", "step"])  # fmt: skip
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["ratios"].keys() == {"transformers generate float32"}
+    assert told["ratios"].keys() == {"transformers generate float32", "ours by continuous float32"}
     assert told["limits"].keys() == {"decode step float32"} and told["limits"]["decode step float32"] > 0

@@ -75,9 +75,11 @@ def test_an_address_needs_the_models_name_and_both_prices() -> None:
 
 
 @pytest.mark.parametrize("policy", ["random", "oracle", "http://localhost:1/v1"])
-def test_a_device_for_what_computes_elsewhere_is_refused(policy: str) -> None:
+def test_a_device_or_an_engine_for_what_computes_elsewhere_is_refused(policy: str) -> None:
     with pytest.raises(BadInput, match=f"--device cpu would do nothing: .* policy {policy}"):
         open_policy(policy, Means("m", device="cpu"))
+    with pytest.raises(BadInput, match=f"--engine plain would do nothing: .* policy {policy}"):
+        open_policy(policy, Means("m", engine="plain"))
 
 
 def test_scripted_players_sit_in_the_judged_seats_alone() -> None:

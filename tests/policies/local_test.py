@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import resource
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import torch
 from polyturn.chat import Chat
 from polyturn.errors import BadInput, PolicyFailed
 from polyturn.policies.local import Local, with_lora
+from polyturn.policies.sampler.choose import EngineName
+from polyturn.policies.sampler.continuous import PAGE
 from polyturn.policies.sampler.plain import Plain
 from polyturn.protocols import Policy, Scoring
 from polyturn.types import IntArray, Sampling, assistant, system, user
 from tests.policies.tiny import (
+    every_engine,
     fed,
     gap,
     plain_logprobs,
@@ -41,9 +45,10 @@ def test_it_keeps_the_protocols() -> None:
     policy.close()
 
 
-async def test_greedy_replies_equal_generate() -> None:
+@every_engine
+async def test_greedy_replies_equal_generate(engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     prompts = [(user("hi"),), (system("Be brief."), user("What is the capital of France?")), (user("x" * 90),)]
     for sampled in await asyncio.gather(*(
         policy.sample(p, sampling=Sampling(temperature=0, max_tokens=40)) for p in prompts
@@ -58,24 +63,23 @@ async def test_greedy_replies_equal_generate() -> None:
     policy.close()
 
 
-async def test_logprobs_equal_a_plain_forward_over_many_turns() -> None:
+@every_engine
+async def test_logprobs_equal_a_plain_forward_over_many_turns(engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     said = await talks(policy, range(12), 4, Sampling(max_tokens=12), at_once=12)
     assert worst_gap(model, said) < 1e-4
     assert policy.stats.mean_batch > 4
-    later = [c.usage for dialogue in said for c in dialogue[1:]]
-    assert min(usage.cached_tokens / usage.prompt_tokens for usage in later) > 0.5
-    again = [dialogue[1].usage for dialogue in said]
-    first = [dialogue[0] for dialogue in said]
-    for usage, before in zip(again, first, strict=True):  # all but the last drawn id of the turn before is in the cache
-        assert before.ids is not None
-        assert usage.cached_tokens >= before.usage.prompt_tokens + len(before.ids) - 1
+    page = {"slots": 1, "continuous": PAGE, "plain": 10**9}[engine]
+    for before, after in (pair for dialogue in said for pair in pairwise(dialogue)):
+        assert before.ids is not None  # all but its last drawn id is in the cache
+        assert after.usage.cached_tokens >= (before.usage.prompt_tokens + len(before.ids) - 1) // page * page
     policy.close()
 
 
-async def test_stop_strings_and_limits() -> None:
-    policy = tiny_local()
+@every_engine
+async def test_stop_strings_and_limits(engine: EngineName) -> None:
+    policy = tiny_local(engine=engine)
     free = await policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=30))
     assert free.ids is not None and free.finish == "length" and len(free.ids) == 30 and free.ids[-1] != 257
     letter = next(c for c in free.message.text[3:] if c.isascii() and c.isprintable() and c != " ")
@@ -86,8 +90,9 @@ async def test_stop_strings_and_limits() -> None:
     policy.close()
 
 
-async def test_the_model_limit_ends_a_reply_or_refuses_the_prompt() -> None:
-    policy = tiny_local(tiny_model(max_position_embeddings=64))
+@every_engine
+async def test_the_model_limit_ends_a_reply_or_refuses_the_prompt(engine: EngineName) -> None:
+    policy = tiny_local(tiny_model(max_position_embeddings=64), engine=engine)
     reply = await policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=300))
     assert reply.usage.prompt_tokens + reply.usage.completion_tokens == 64 and reply.finish == "length"
     with pytest.raises(PolicyFailed, match=r"prompt has 1\d\d tokens.*64 together"):
@@ -95,8 +100,9 @@ async def test_the_model_limit_ends_a_reply_or_refuses_the_prompt() -> None:
     policy.close()
 
 
-async def test_a_last_assistant_message_is_continued() -> None:
-    policy = tiny_local()
+@every_engine
+async def test_a_last_assistant_message_is_continued(engine: EngineName) -> None:
+    policy = tiny_local(engine=engine)
     reply = await policy.sample((user("hi"), assistant("Once upon")), sampling=Sampling(max_tokens=4, seed=0))
     assert bytes_of(fed(reply)).endswith(b"Once upon")
     policy.close()
@@ -106,9 +112,10 @@ def bytes_of(ids: IntArray) -> bytes:
     return tiny_tokenizer().decode(ids.tolist()).encode()
 
 
-async def test_scoring_equals_a_plain_forward() -> None:
+@every_engine
+async def test_scoring_equals_a_plain_forward(engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     draws = np.random.default_rng(0)
     paths = [draws.integers(0, 256, size).astype(np.int32) for size in (1, 2, 40, 700)]
     for path, found in zip(paths, await policy.logprobs(paths), strict=True):
@@ -255,6 +262,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
         tiny_local(dtype="float16")
     with pytest.raises(BadInput, match="needs dtype 'float32'"):
         tiny_local(dtype="bfloat16", deterministic=True)
+    with pytest.raises(BadInput, match="engine is 'vllm'; expected slots, continuous, plain"):
+        tiny_local(engine="vllm")
+    with pytest.raises(BadInput, match="by the engine 'slots' alone; got 'continuous'"):
+        tiny_local(engine="continuous", deterministic=True)
     with pytest.raises(BadInput, match="none of the layers"):
         with_lora(torch.nn.Linear(2, 2), 4)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from polyturn.chat import Chat
 from polyturn.ledger import Ledger
 from polyturn.policies.local import Local
+from polyturn.policies.sampler.choose import ENGINES
 from polyturn.protocols import Completion
 from polyturn.types import FloatArray, IntArray, Message, Sampling, system, user
 
@@ -21,6 +23,8 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
 def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:

@@ -1,1 +1,1 @@
-"""Our own engine: one batch of all waiting requests over caches that are continued, shared and forked."""
+"""One batch of all waiting requests: over our slots, by continuous batching of transformers, or plainly."""

@@ -11,9 +11,9 @@ from transformers.modeling_utils import AttentionInterface
 
 from polyturn.errors import BadInput
 from polyturn.policies.sampler.attention import NAME, Piece, Rows, Run, Shared, attention, pieces_of, runs_of, shared_of
-from polyturn.policies.sampler.request import Request, drawn_request
+from polyturn.policies.sampler.check import check
+from polyturn.policies.sampler.request import Request
 from polyturn.policies.sampler.slots import Slots
-from polyturn.types import Sampling
 
 ROWS = {"cpu": 512, "cuda": 4096}
 """New ids in one forward at most: long prompts are read in parts, between which others go on."""
@@ -144,24 +144,11 @@ class Driven:
 
 
 def check_driven(driven: Driven, plain: PreTrainedModel) -> None:
-    """Compares the driven model with its own plain forward on a path read in three parts, and learns the cache's size.
+    """Compares the driven model with its own plain forward, and learns the cache's size.
 
     Raises: BadInput where they differ (windows, recurrent layers, attention that cannot be replaced).
     """
-    vocabulary = plain.get_input_embeddings().weight.shape[0]
-    ids = np.random.default_rng(0).integers(0, vocabulary, 14).astype(np.int32)
-    fed = torch.from_numpy(ids.astype(np.int64))[None].to(plain.device)
-    expected = plain(input_ids=fed, use_cache=False).logits[0, -1].float().cpu()
-    for end in (8, 13, 14):
-        request = drawn_request(ids[:end], Sampling(), seed=0, limit=99, stop_ids=())
-        if not driven.admit(request):
-            raise BadInput("the slot engine gave no slot to its own check")
-        _, logits, _ = driven.step([request])
-        driven.release(request)
-    apart = float((logits[0] - expected).abs().max() / (1 + expected.abs().max()))
-    loose = 1e-3 if expected.dtype == torch.float32 and driven.model.dtype == torch.float32 else 0.1
-    if not apart <= loose:
-        raise BadInput(f"driven attention differs from the model's own forward by {apart:.2g} of the largest logit")
+    check(driven, driven.model, plain)
     driven.slots.measured()
     driven.drop()
     if driven.deterministic:

@@ -1,4 +1,4 @@
-"""The fallback for models that cannot be driven over slots: the model's own forward and cache, one call at a time."""
+"""What every model can do: its own forward and cache, one call at a time; the last resort."""
 
 from __future__ import annotations
 

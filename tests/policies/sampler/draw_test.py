@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from polyturn.errors import PolicyFailed
+from polyturn.policies.sampler.choose import EngineName
 from polyturn.policies.sampler.draw import draw
 from polyturn.policies.sampler.request import Request, drawn_request
 from polyturn.types import Sampling, user
-from tests.policies.tiny import every_logit, gap, tiny_local, tiny_model
+from tests.policies.tiny import every_engine, every_logit, gap, tiny_local, tiny_model
 
 LOGITS = torch.tensor([0.0, 1.0, 2.0, -1.0])
 """exp: 1, 2.71828, 7.38906, 0.36788; sum 11.47522; p = 0.08714, 0.23688, 0.64391, 0.03206."""
@@ -77,9 +78,10 @@ def test_a_draw_equals_a_slow_twin() -> None:
         assert found[0] == place and found[1] == pytest.approx(np.log(weights[place] / total), abs=1e-4)
 
 
-async def test_choices_are_renormalised_and_recorded() -> None:
+@every_engine
+async def test_choices_are_renormalised_and_recorded(engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     choices = ("[1]", "[2]", "[13]")
     drawn = [
         await policy.sample((user("move"),), sampling=Sampling(choices=choices, seed=seed, temperature=9.0))
@@ -103,9 +105,10 @@ async def test_choices_are_renormalised_and_recorded() -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(top_k=5), Sampling(top_p=0.6), Sampling(top_k=7, top_p=0.5)])
-async def test_top_k_and_top_p_record_their_support(sampling: Sampling) -> None:
+@every_engine
+async def test_top_k_and_top_p_record_their_support(sampling: Sampling, engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     own = Sampling(temperature=0.7, top_k=sampling.top_k, top_p=sampling.top_p, seed=4, max_tokens=10)
     completion = await policy.sample((user("hi"),), sampling=own)
     assert completion.support is not None and completion.ids is not None and completion.logprobs is not None
@@ -122,18 +125,20 @@ async def test_top_k_and_top_p_record_their_support(sampling: Sampling) -> None:
     policy.close()
 
 
-async def test_temperature_is_applied_before_the_logprob() -> None:
+@every_engine
+async def test_temperature_is_applied_before_the_logprob(engine: EngineName) -> None:
     model = tiny_model()
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     completion = await policy.sample((user("hi"),), sampling=Sampling(temperature=0.5, seed=1, max_tokens=10))
     assert completion.ids is not None and completion.support is None
     assert gap(model, completion, 0.5) < 1e-4
     policy.close()
 
 
-async def test_draws_follow_the_distribution() -> None:
+@every_engine
+async def test_draws_follow_the_distribution(engine: EngineName) -> None:
     model = tiny_model(initializer_range=0.05)  # a flat distribution
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     drawn = await asyncio.gather(*(
         policy.sample((user("hi"),), sampling=Sampling(seed=seed, max_tokens=1, top_k=4)) for seed in range(800)
     ))
@@ -145,8 +150,9 @@ async def test_draws_follow_the_distribution() -> None:
     policy.close()
 
 
-async def test_draws_do_not_depend_on_company() -> None:
-    policy = tiny_local()
+@every_engine
+async def test_draws_do_not_depend_on_company(engine: EngineName) -> None:
+    policy = tiny_local(engine=engine)
     sampling = Sampling(seed=5, max_tokens=20)
     alone = await policy.sample((user("hi"),), sampling=sampling)
     others = [policy.sample((user(f"other {i}"),), sampling=Sampling(seed=i)) for i in range(9)]

@@ -65,7 +65,7 @@ async def test_attention_that_is_not_driven_falls_back_and_says_so(changes: dict
         num_key_value_heads=2, sliding_window=16, initializer_range=0.2,
     ))
     policy = tiny_local(model)
-    assert policy.engine == "plain" and "sliding_window" in policy.engine_reason
+    assert policy.engine == "continuous" and "sliding_window" in policy.engine_reason
     said = await talks(policy, range(2), 2, Sampling(max_tokens=6), at_once=2)
     assert worst_gap(model, said) < 2e-4
     policy.close()

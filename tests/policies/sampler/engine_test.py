@@ -13,9 +13,10 @@ import torch
 
 from polyturn.errors import PolicyFailed
 from polyturn.policies.local import Local
+from polyturn.policies.sampler.choose import EngineName
 from polyturn.protocols import Completion
 from polyturn.types import Sampling, user
-from tests.policies.tiny import tiny_local, tiny_model
+from tests.policies.tiny import every_engine, tiny_local, tiny_model
 
 
 async def at_work(policy: Local) -> None:
@@ -24,11 +25,12 @@ async def at_work(policy: Local) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_numbers_that_are_not_finite_fail_their_request_only() -> None:
+@every_engine
+async def test_numbers_that_are_not_finite_fail_their_request_only(engine: EngineName) -> None:
     model = tiny_model()
     with torch.no_grad():
         model.get_input_embeddings().weight[ord("!") - ord("!")] = float("nan")  # id 0 is "!"
-    policy = tiny_local(model)
+    policy = tiny_local(model, engine=engine)
     good = [policy.sample((user(f"hi {i}"),), sampling=Sampling(seed=i, max_tokens=5, top_k=2)) for i in range(4)]
     results = await asyncio.gather(
         *good, policy.sample((user("bad!"),), sampling=Sampling(seed=9)), return_exceptions=True
@@ -40,8 +42,9 @@ async def test_numbers_that_are_not_finite_fail_their_request_only() -> None:
     policy.close()
 
 
-async def test_a_cancelled_request_frees_its_slot() -> None:
-    policy = tiny_local(cache_bytes=1)  # one slot: the second waits for the first
+@every_engine
+async def test_a_cancelled_request_frees_its_slot(engine: EngineName) -> None:
+    policy = tiny_local(cache_bytes=1, engine=engine)  # one slot: the second waits for the first
     policy.chat.stop_ids = ()  # so that it ends only at its limit
     endless = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
     await at_work(policy)
@@ -55,8 +58,9 @@ async def test_a_cancelled_request_frees_its_slot() -> None:
     policy.close()
 
 
-async def test_an_error_inside_reaches_every_waiter_and_the_next_call_works() -> None:
-    policy = tiny_local()
+@every_engine
+async def test_an_error_inside_reaches_every_waiter_and_the_next_call_works(engine: EngineName) -> None:
+    policy = tiny_local(engine=engine)
     layer = policy.sampling_model.model.layers[1]
 
     def burn(*_: Any) -> None:
@@ -71,8 +75,9 @@ async def test_an_error_inside_reaches_every_waiter_and_the_next_call_works() ->
     policy.close()
 
 
-async def test_closing_tells_waiters_and_later_callers() -> None:
-    policy = tiny_local()
+@every_engine
+async def test_closing_tells_waiters_and_later_callers(engine: EngineName) -> None:
+    policy = tiny_local(engine=engine)
     policy.chat.stop_ids = ()  # so that it ends only at its limit
     task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
     await at_work(policy)
@@ -84,8 +89,9 @@ async def test_closing_tells_waiters_and_later_callers() -> None:
         await policy.sample((user("hi"),))
 
 
-async def test_publish_waits_for_replies_at_work() -> None:
-    policy = tiny_local(tiny_model(), dtype="bfloat16")
+@every_engine
+async def test_publish_waits_for_replies_at_work(engine: EngineName) -> None:
+    policy = tiny_local(tiny_model(), dtype="bfloat16", engine=engine)
     policy.chat.stop_ids = ()
     task = asyncio.create_task(policy.sample((user("hi"),), sampling=Sampling(seed=2, max_tokens=900)))
     await at_work(policy)
