@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,3 +151,10 @@ async def test_in_bfloat16_it_follows_the_weights_of_now() -> None:
         assert worst_gap(model, said) > 0.1
         policy.publish(version + 1)
     policy.close()
+
+
+def test_a_program_that_does_not_close_its_policy_ends_without_a_word() -> None:
+    code = ("from tests.policies.tiny import tiny_local; policy = tiny_local(engine='continuous'); "
+            "print(policy.engine)")
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr, done.returncode) == ("continuous\n", "", 0)
