@@ -59,7 +59,7 @@ class Continuous:
         self._count = 0
         rows = ROWS.get(kind, ROWS["cpu"])
         config = ContinuousBatchingConfig(
-            page_size=PAGE, num_blocks=max(1, cache_bytes // self._page_bytes(rows)), max_batch_tokens=rows, seed=0,
+            page_size=PAGE, num_blocks=self._pages(cache_bytes, rows), max_batch_tokens=rows, seed=0,
             max_requests_per_batch=self.width, max_blocks_per_request=0, use_cuda_graph=(captured(model), False),
             use_async_batching=False, auto_switch_to_flash=False,
         )
@@ -70,12 +70,14 @@ class Continuous:
         self.capacity = infer_max_single_request_tokens(self._processor.cache)
         """Ids of the longest path that the pages hold."""
 
-    def _page_bytes(self, rows: int) -> int:
-        """Bytes of a page in every layer, and of its columns in the mask, which has a row for each new id."""
+    def _pages(self, cache_bytes: int, rows: int) -> int:
+        """As many as the bytes hold with their columns of the mask, which has a row for each new id; no more than all
+        requests at work can fill, for the mask is written whole where the weights change."""
         text, dtype = self.model.config.get_text_config(), self.model.dtype
         layer = FullAttentionCacheAllocator.get_bytes_per_page(
             find_num_key_value_heads(text), find_head_dim(text), dtype, PAGE)
-        return int(text.num_hidden_layers * layer + rows * PAGE * dtype.itemsize)
+        most = self.width * int(getattr(text, "max_position_embeddings", 0) or 2**20) // PAGE
+        return int(max(1, min(most, cache_bytes // (text.num_hidden_layers * layer + rows * PAGE * dtype.itemsize))))
 
     # -------------------------------------------------------- whose turn is it
 
