@@ -9,7 +9,6 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator
-from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
@@ -66,7 +65,6 @@ class Continuous:
         with torch.random.fork_rng(devices=[model.device] if kind == "cuda" else []):  # it seeds the whole process
             manager = model.init_continuous_batching(GenerationConfig(eos_token_id=-1), config)
             self._processor: Any = manager._create_batch_processor()
-        self._processor.__class__ = _Processor
         self.capacity = infer_max_single_request_tokens(self._processor.cache)
         """Ids of the longest path that the pages hold."""
 
@@ -125,6 +123,10 @@ class Continuous:
         self._processor.reset()
         self._processor.cache.reset()
 
+    def close(self) -> None:
+        """Gives pages and graphs back. (Their owner fails where it ends with the program.)"""
+        del self._processor
+
     # -------------------------------------------------------- a forward
 
     def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
@@ -177,13 +179,6 @@ class Continuous:
         request = self._paged[state.request_id]
         request.fed = state.position_offset
         return request if batch.has_new_token else None
-
-
-class _Processor(ContinuousBatchProcessor):  # type: ignore[misc]
-    """That of transformers, whose own end collects the garbage of the whole process, and fails when Python ends."""
-
-    def __del__(self) -> None:
-        """Nothing: what it holds goes with it."""
 
 
 class _Kept:

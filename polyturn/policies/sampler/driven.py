@@ -59,6 +59,10 @@ class Driven:
         """Forgets all caches, for the weights changed."""
         self.slots.drop()
 
+    def close(self) -> None:
+        """Gives the caches back."""
+        self.slots.drop()
+
     def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
         """One forward. Returns the requests that reached the end of their ids, the logits of their last ids [R, V] in
         float32 (more rows may follow as padding), and the requests that lost their slot and must be admitted again."""

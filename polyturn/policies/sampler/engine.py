@@ -62,6 +62,10 @@ class Stepper(Protocol):
         """Forgets all that was computed, for the weights have changed."""
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds; it is not used again."""
+        ...
+
     def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
         """One forward: the requests that reached the end of their ids, the logits of their last ids [R, V] in float32
         (more rows may follow), and the requests that lost their place and must be admitted again."""
@@ -133,6 +137,7 @@ class Engine:
                 except Exception as error:
                     self._fail_all(error)
             self._fail_all(PolicyFailed("the sampler was closed while this request waited"))
+            self.stepper.close()
 
     def _next(self) -> bool:
         """Waits for work and runs commands; False = closing."""

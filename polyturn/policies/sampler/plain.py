@@ -38,6 +38,9 @@ class Plain:
     def drop(self) -> None:
         """Nothing is kept between requests."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def step(self, requests: Sequence[Request]) -> tuple[list[Request], torch.Tensor, list[Request]]:
         """One forward per request; see :meth:`polyturn.policies.sampler.driven.Driven.step`."""
         ready, rows = [], []
