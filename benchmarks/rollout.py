@@ -60,7 +60,7 @@ STEP_ROWS = 32
 class Ours:
     """Whole episodes, recorded."""
 
-    def __init__(self, dtype: Any, work: Work, layers: int | None, engine: EngineName = "slots") -> None:
+    def __init__(self, dtype: Any, work: Work, layers: int | None, engine: EngineName = "") -> None:
         tokenizer = load_tokenizer()
         chat = Chat(tokenizer)
         chat.stop_ids = ()  # every reply is as long as the work says
